@@ -1,0 +1,134 @@
+"""Train and ship the judge of the shapes set: python -m lesson_lib.experiments judge."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from lesson_lib.data import ImageSet, shapes
+from lesson_lib.train import fit, save_model
+from torch import Tensor, nn
+
+from lesson_lib.evaluate import HEADS, JUDGE_FILE, Judge
+from lesson_lib.setup import BUDGETS, pick_budget
+
+TRAIN_SEED, TEST_SEED = 1_001, 2_002
+
+
+def targets_of(attributes: Mapping[str, Tensor]) -> Tensor:
+    """Return the judge's targets (N, 10) as int64: one column a slot, in the order of HEADS, -1 where absent."""
+    count = attributes["count"] - 1
+    return torch.cat(
+        [(count if name == "count" else attributes[name]).reshape(len(count), -1) for name in HEADS], dim=1
+    )
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Spoil pictures a little, as samplers do: a slight blur, a shift of brightness and contrast, Gaussian noise.
+
+    images: (B, 3, H, W) in [-1, 1]. Each picture draws its own strengths; a quarter keep each property untouched.
+    """
+
+    def strength(most: float) -> Tensor:
+        draw = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
+        return most * (draw - 0.25).clamp(min=0) / 0.75
+
+    line = torch.tensor([0.25, 0.5, 0.25], device=images.device)
+    kernel = (line[:, None] * line).expand(3, 1, 3, 3)
+    blurred = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
+    images = images + strength(0.6) * (blurred - images)
+    sign = torch.randint(0, 2, (len(images), 1, 1, 1), generator=generator, device=images.device) * 2 - 1
+    images = images * (1 - strength(0.25)) + sign * strength(0.15)
+    noise = torch.randn(images.shape, generator=generator, device=images.device)
+    return (images + strength(0.15) * noise).clamp(-1, 1)
+
+
+def judge_loss(model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+    """Return the summed cross-entropy of the attributes that a picture has; half of a batch is shown at 16×16.
+
+    batch: pictures at 32×32 and at 16×16, uint8, of the same scenes, and their targets.
+    """
+    large, small, targets = batch
+    half = len(large) // 2
+    large, small = (augment(part.float() / 127.5 - 1, generator) for part in (large[:half], small[half:]))
+    logits = model(torch.cat([large, F.interpolate(small, scale_factor=2, mode="nearest")]))
+    parts = targets.split([slots for slots, _ in HEADS.values()], dim=1)
+    losses = [
+        F.cross_entropy(logits[name].flatten(0, 1), part.flatten(), ignore_index=-1)
+        for name, part in zip(HEADS, parts, strict=True)
+    ]
+    return torch.stack(losses).sum()
+
+
+def accuracies(judge: Judge, scenes: ImageSet) -> dict[str, float]:
+    """Return the share of slots that the judge reads rightly, attribute by attribute, where the attribute exists.
+
+    "all" is the share of pictures on which every attribute is right.
+    """
+    found = judge.read(scenes.images)
+    shares, whole = {}, torch.ones(len(scenes), dtype=torch.bool)
+    for name in HEADS:
+        wanted = scenes.attributes[name].cpu()
+        asked = wanted >= 0
+        right = found[name] == wanted
+        shares[name] = right[asked].float().mean().item()
+        whole &= (right | ~asked).reshape(len(scenes), -1).all(dim=1)
+    return shares | {"all": whole.float().mean().item()}
+
+
+def _pool(count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return training scenes at both sizes as uint8, and their targets, made in parts so that memory stays small."""
+    large, small, targets = [], [], []
+    for part in range(0, count, 5_000):
+        size = min(5_000, count - part)
+        for store, pixels in ((large, 32), (small, 16)):
+            scenes = shapes(size, size=pixels, objects=(1, 2), seed=TRAIN_SEED + part)
+            store.append(((scenes.images + 1) * 127.5).round().to(torch.uint8))
+        targets.append(targets_of(scenes.attributes))
+    return torch.cat(large), torch.cat(small), torch.cat(targets)
+
+
+def run(budget: str | None = None, out: Path = JUDGE_FILE, steps: int | None = None) -> dict[str, dict[str, float]]:
+    """Train the judge, write its checkpoint to `out` and return its held-out accuracies: size → attribute → share."""
+    budget_ = pick_budget()
+    name = budget or budget_.name
+    if name not in BUDGETS:
+        raise ValueError(f"budget is {name!r}; it must be one of {', '.join(BUDGETS)}")
+    smoke = name == "smoke"
+    device = budget_.device
+    tensors = tuple(tensor.to(device) for tensor in _pool(1_000 if smoke else 60_000))
+    torch.manual_seed(0)
+    judge = Judge().to(device)
+    record = fit(
+        judge, tensors, judge_loss, steps=steps or (20 if smoke else 4_000), batch_size=128, lr=2e-3,
+        weight_decay=1e-4, warmup=100, ema=0.998, seed=0,
+    )  # fmt: skip
+    judge.eval()
+    held_out = {
+        f"{size}×{size}": accuracies(judge, shapes(500 if smoke else 10_000, size=size, objects=(1, 2), seed=TEST_SEED))
+        for size in (32, 16)
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_model(out, judge, {"width": 32, "feature_width": 64})
+    print(f"{record.steps} steps in {record.seconds:.0f} s; {out.stat().st_size:,} bytes")
+    print(f"sha256 {hashlib.sha256(out.read_bytes()).hexdigest()}")
+    for size, shares in held_out.items():
+        print(f"{size}: " + ", ".join(f"{attribute} {share:.2%}" for attribute, share in shares.items()))
+    return held_out
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(prog="judge", description=__doc__)
+    parser.add_argument("--budget", choices=BUDGETS)
+    parser.add_argument("--out", type=Path, default=JUDGE_FILE)
+    options = parser.parse_args(arguments)
+    run(options.budget, options.out)
+
+
+if __name__ == "__main__":
+    main()
