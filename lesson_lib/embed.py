@@ -29,8 +29,8 @@ def sinusoidal(t: Tensor, size: int, max_period: float = 10000.0, convention: st
         raise ValueError(f"convention is {convention!r}; it must be one of {', '.join(CONVENTIONS)}")
     sine_first, short = CONVENTIONS[convention]
     half = size // 2
-    exponent = torch.arange(half, dtype=torch.float32, device=t.device) / (half - short)
-    angle = t.float()[:, None] * torch.exp(-math.log(max_period) * exponent)
+    exponent = -math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / (half - short)
+    angle = t.float()[:, None] * torch.exp(exponent)
     parts = (angle.sin(), angle.cos()) if sine_first else (angle.cos(), angle.sin())
     return torch.cat(parts, dim=1)
 

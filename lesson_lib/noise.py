@@ -6,7 +6,7 @@ x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -168,6 +168,7 @@ class Diffusion:
     prediction: str = "eps"
     variance: str = "small"
     clip: bool = False
+    _tables: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
@@ -220,14 +221,12 @@ class Diffusion:
 
     def training_pair(self, x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return the noisy images at steps t (B,) and the target that the network must predict from them."""
-        alpha_bar = self._training_alpha_bar.to(x0.device)[t]
+        if x0.device not in self._tables:  # moved once: a copy in every step would make a GPU wait
+            self._tables[x0.device] = self.alpha_bar.float().to(x0.device)
+        alpha_bar = self._tables[x0.device][t]
         targets = {"eps": noise, "x0": x0}
         target = targets[self.prediction] if self.prediction in targets else v_target(x0, noise, alpha_bar)
         return add_noise(x0, noise, alpha_bar), target
-
-    @cached_property
-    def _training_alpha_bar(self) -> Tensor:
-        return self.alpha_bar.float()
 
     def model_time(self, t: Tensor) -> Tensor:
         """Return steps t (B,) as the networks of this course are fed them: floats from 0 to 1000, whatever T is."""

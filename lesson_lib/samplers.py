@@ -169,7 +169,7 @@ def heun(
     return torch.stack(stops) if trajectory else z
 
 
-SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "euler": euler, "heun": heun}
+SAMPLERS: dict[str, Callable[..., Tensor]] = {"ddpm": ddpm, "ddim": ddim, "euler": euler, "heun": heun}
 
 
 def _diffusion_grid(process: Diffusion, steps: int | Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -13,7 +13,7 @@ import importlib.util
 import inspect
 import symtable
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
@@ -107,7 +107,17 @@ def imports_for_text(source: str, module: ModuleType) -> list[str]:
     lines = {available[name] for name in _globals(table) - defined if name in available}
     if _names_itself_in_annotations(source):
         lines.add(FUTURE)
-    return sorted(lines, key=_import_order)
+    return merge_imports(lines)
+
+
+def merge_imports(lines: Iterable[str]) -> list[str]:
+    """Join "from m import a" and "from m import b" into one line and sort: the course's own modules come last."""
+    names: dict[str, list[str]] = {}
+    for line in sorted(set(lines), key=str.casefold):
+        origin, _, name = line.partition(" import ")
+        names.setdefault(origin, []).append(name)
+    merged = [f"{origin} import {', '.join(found)}" if found != [""] else origin for origin, found in names.items()]
+    return [_wrapped(line) for line in sorted(merged, key=_import_order)]
 
 
 def source_of_mistake(function: Callable[..., Any], path: str) -> str:
@@ -241,6 +251,14 @@ def _names_itself_in_annotations(source: str) -> bool:
     annotations += [getattr(n, "returns", None) for n in ast.walk(node)]
     inside = (n for a in annotations if a is not None for n in ast.walk(a))
     return any(isinstance(n, ast.Name) and n.id == node.name for n in inside)
+
+
+def _wrapped(line: str) -> str:
+    if len(line) <= 110:
+        return line
+    start, _, names = line.partition(" import ")
+    body = textwrap.fill(names, 106, initial_indent="    ", subsequent_indent="    ")
+    return f"{start} import (\n{body},\n)"
 
 
 def _import_order(line: str) -> tuple[bool, bool, bool, str]:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from lesson_lib.data import ImageSet, shapes
-from lesson_lib.train import fit, save_model
 from torch import Tensor, nn
 
+from lesson_lib.data import ImageSet, shapes
 from lesson_lib.evaluate import HEADS, JUDGE_FILE, Judge
 from lesson_lib.setup import BUDGETS, pick_budget
+from lesson_lib.train import fit, save_model
 
 TRAIN_SEED, TEST_SEED = 1_001, 2_002
 
@@ -82,7 +82,9 @@ def accuracies(judge: Judge, scenes: ImageSet) -> dict[str, float]:
 
 def _pool(count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return training scenes at both sizes as uint8, and their targets, made in parts so that memory stays small."""
-    large, small, targets = [], [], []
+    large: list[Tensor] = []
+    small: list[Tensor] = []
+    targets: list[Tensor] = []
     for part in range(0, count, 5_000):
         size = min(5_000, count - part)
         for store, pixels in ((large, 32), (small, 16)):

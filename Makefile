@@ -1,0 +1,78 @@
+# Needs make and Python 3.11, 3.12 or 3.13; everything else goes into .venv, once.
+
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; do \
+	$$name -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& { echo $$name; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+LAB_READY := $(VENV)/.lab-ready
+TEST_READY := $(VENV)/.test-ready
+INSTALL = $(BIN)/python -m pip install --no-input --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt
+JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test run notebooks solved check format lint fork experiment clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
+	@echo
+	@echo "  LESSON_BUDGET=smoke|laptop|gpu|long sets how much work a lesson does; without it the device decides."
+	@echo "  Linux without a GPU: TORCH_INDEX=https://download.pytorch.org/whl/cpu with the first command saves gigabytes."
+
+lab: $(LAB_READY)  ## install what learners need (once) and open JupyterLab at lesson 00
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+test: $(TEST_READY)  ## install everything (once) and check all that must hold: format, types, tests, notebooks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m lesson_lib.build check
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	@mkdir -p build && rm -f build/nbval-progress.json
+	LESSON_BUDGET=smoke LESSON_PROGRESS="$(CURDIR)/build/nbval-progress.json" $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks
+
+run: $(TEST_READY)  ## execute one lesson (LESSON=01), write build/html/, print seconds and peak memory
+	@test -n "$(LESSON)" || { echo "say which lesson: make run LESSON=01" >&2; exit 2; }
+	$(BIN)/python -m lesson_lib.build run --lesson "$(LESSON)"
+
+notebooks: $(TEST_READY)  ## build and execute the student editions into notebooks/ (one: LESSON=01)
+	$(BIN)/python -m lesson_lib.build notebooks $(if $(LESSON),--lesson $(LESSON)) --budget $(or $(LESSON_BUDGET),laptop)
+
+solved: $(TEST_READY)  ## write the solved editions into build/solved/ (one: LESSON=01)
+	$(BIN)/python -m lesson_lib.build solved $(if $(LESSON),--lesson $(LESSON))
+
+check: $(TEST_READY)  ## say which notebooks differ from their lessons
+	$(BIN)/python -m lesson_lib.build check
+
+format: $(TEST_READY)  ## format the sources and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: $(TEST_READY)  ## format, style and types, nothing executed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fork: $(TEST_READY)  ## put your repository's address into every badge and set-up cell (REPO=owner/name)
+	@test -n "$(REPO)" || { echo "say which repository: make fork REPO=owner/name" >&2; exit 2; }
+	$(BIN)/python -m lesson_lib.build fork "$(REPO)"
+
+experiment: $(TEST_READY)  ## run one recorded experiment again (NAME=…, ARGS="--budget laptop --seeds 5")
+	@test -n "$(NAME)" || { echo "say which experiment: make experiment NAME=…" >&2; exit 2; }
+	$(BIN)/python -m lesson_lib.experiments $(NAME) $(ARGS)
+
+clean:  ## remove build/ and the caches; .venv stays
+	rm -rf build .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 with venv found; install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(LAB_READY): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e ".[lab]"
+	@touch $@
+
+$(TEST_READY): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e ".[lab,test]"
+	@touch $(LAB_READY) $@

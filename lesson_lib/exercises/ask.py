@@ -1,0 +1,181 @@
+"""What a notebook calls: check an answer, note a guess and come back to it, answer in words, see the score."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, TypeVar
+
+from lesson_lib.exercises import progress
+from lesson_lib.exercises.core import Exercise, Question
+from lesson_lib.exercises.ladder import Report, examine
+from lesson_lib.exercises.registry import LESSONS, PROSE, QUESTIONS, REGISTRY
+from lesson_lib.widgets import front_end
+
+T = TypeVar("T")
+
+
+class CheckFailed(AssertionError):
+    """An answer that is missing or wrong, where LESSON_STRICT=1 asks for an error instead of a line of text."""
+
+
+def check(exercise_id: str, answer: T) -> T:
+    """Judge an answer, say what is wrong or that nothing is, and return the version the lesson goes on with.
+
+    answer: the learner's function, or the whole class where the exercise is a method. Returned when it is right;
+    otherwise the library's own takes its place, so that the cells below run. Raises KeyError for an unknown id and,
+    only with LESSON_STRICT=1, CheckFailed for an answer that is missing or wrong.
+    """
+    exercise = REGISTRY[exercise_id]
+    report = examine(exercise, answer)
+    print(report.text())
+    if answer is exercise.target:
+        print("  (This is the library's own version: nothing is scored.)")
+    else:
+        _remember(exercise, report)
+    if report.passed:
+        return answer
+    if os.environ.get("LESSON_STRICT") == "1":
+        raise CheckFailed(report.text())
+    return exercise.target  # type: ignore[no-any-return]
+
+
+def _remember(exercise: Exercise, report: Report) -> None:
+    """Note the attempt. Points once earned stay; a stub that was not touched leaves no trace."""
+    if not report.attempted:
+        return
+    before = progress.load()["exercises"].get(exercise.id, {})
+    earned = report.passed or bool(before.get("passed"))
+    tries = before.get("tries")
+    entry = {"passed": earned, "tries": (tries if isinstance(tries, int) else 0) + 1, "last": report.rung or "passed"}
+    progress.record("exercises", exercise.id, entry)
+
+
+def score(lesson: str | None = None) -> None:
+    """Print the points of every lesson, or of every exercise of one lesson such as "01"."""
+    done = progress.load()
+    passed = {key for key, entry in done["exercises"].items() if entry.get("passed") is True}
+    if lesson is None:
+        rows = [("lesson", "solved", "points")]
+        everything = list(REGISTRY.values())
+        for number, card in LESSONS.items():
+            rows.append((f"{number} {card.title}", *_counts([e for e in everything if e.lesson == number], passed)))
+        rows.append(("all", *_counts(everything, passed)))
+    else:
+        card = LESSONS[lesson]
+        rows = [(f"{lesson} {card.title}", "solved", "points")]
+        exercises = [e for e in REGISTRY.values() if e.lesson == lesson]
+        rows += [(f"{e.label} {e.title}", "✓" if e.id in passed else "", _counts([e], passed)[1]) for e in exercises]
+        rows += [
+            (f"in words: {_first_words(p.text)}", "written" if p.id in done["prose"] else "", f"? / {p.points}")
+            for p in PROSE.values()
+            if p.lesson == lesson
+        ]
+        rows.append(("all", *_counts(exercises, passed)))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        print(f"{row[0]:<{widths[0]}}   {row[1]:>{widths[1]}}   {row[2]:>{widths[2]}}")
+
+
+def _counts(exercises: list[Exercise], passed: set[str]) -> tuple[str, str]:
+    solved = [e for e in exercises if e.id in passed]
+    points = f"{sum(e.points for e in solved)} / {sum(e.points for e in exercises)}"
+    return f"{len(solved)} of {len(exercises)}", points
+
+
+def _first_words(text: str) -> str:
+    words = text.split()
+    return " ".join(words[:6]) + (" …" if len(words) > 6 else "")
+
+
+# --- guesses -----------------------------------------------------------------------------------------------------
+
+
+def predict(question_id: str, guess: str | float | None = None) -> None:
+    """Ask for a guess and keep it: with buttons where a notebook is open, or as predict("id", guess) anywhere."""
+    question = QUESTIONS[question_id]
+    print(question.text)
+    asked = " · ".join(question.choices) or f"a number{f' ({question.unit})' if question.unit else ''}"
+    print(f"  {asked}")
+    if guess is not None:
+        _keep_guess(question, guess)
+    else:
+        kept = progress.load()["guesses"].get(question_id)
+        print(f"  Your guess so far: {kept}" if kept is not None else "  No guess yet.")
+        _show_controls(question, kept)
+
+
+def _keep_guess(question: Question, guess: str | float) -> bool:
+    if question.choices and guess not in question.choices:
+        print(f"  {guess!r} is none of the choices: {', '.join(question.choices)}.")
+        return False
+    if not question.choices and (isinstance(guess, bool) or not isinstance(guess, int | float)):
+        print(f"  {guess!r} is not a number.")
+        return False
+    progress.record("guesses", question.id, guess)
+    print(f"  Noted: {guess}{'' if question.choices else ' ' + question.unit}")
+    return True
+
+
+def _show_controls(question: Question, kept: Any) -> None:
+    """Show radio buttons or a number field where a live notebook can draw them."""
+    if not front_end():
+        return
+    import ipywidgets
+    from IPython.display import display
+
+    if question.choices:
+        field: Any = ipywidgets.RadioButtons(
+            options=list(question.choices), value=kept if kept in question.choices else None
+        )
+    else:
+        field = ipywidgets.FloatText(value=kept if isinstance(kept, int | float) else 0.0, description=question.unit)
+    note, button = ipywidgets.Label(), ipywidgets.Button(description="keep my guess")
+
+    def keep(_: Any) -> None:
+        if field.value is None:
+            note.value = "Choose one first."
+            return
+        progress.record("guesses", question.id, field.value)
+        note.value = f"Noted: {field.value}"
+
+    button.on_click(keep)
+    display(ipywidgets.VBox([field, ipywidgets.HBox([button, note])]))
+
+
+def revisit(question_id: str, measured: str | float | None = None) -> None:
+    """Show the guess beside the measurement: the given one, or the one that the question itself computes."""
+    question = QUESTIONS[question_id]
+    kept = progress.load()["guesses"].get(question_id)
+    if measured is None and question.answer is not None:
+        measured = question.answer()
+    unit = f" {question.unit}" if question.unit else ""
+    print(question.text)
+    print(f"  You guessed: {_value(kept)}{unit}" if kept is not None else "  You made no guess.")
+    print(f"  Measured: {_value(measured)}{unit}" if measured is not None else "  There is no measurement yet.")
+    if kept is not None and measured is not None and question.choices:
+        print("  As you thought." if kept == measured else "  Not what you thought.")
+    if question.because:
+        print(f"  {question.because}")
+
+
+def _value(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
+
+
+# --- answers in words --------------------------------------------------------------------------------------------
+
+
+def prose(question_id: str, answer: str = "") -> None:
+    """Keep an answer in words if its length is within the bounds; a person grades it."""
+    question = PROSE[question_id]
+    words = len(re.findall(r"\S+", answer))
+    bounds = f"{question.min_words} to {question.max_words} words"
+    if not words:
+        print(f"○ {question.text}\n  Not answered yet: {bounds}, {question.points} points, graded by a person.")
+    elif not question.min_words <= words <= question.max_words:
+        advice = "write a little more" if words < question.min_words else "shorten it"
+        print(f"✗ {words} words; {bounds} are asked for: {advice}. It is not kept yet.")
+    else:
+        progress.record("prose", question_id, {"text": answer.strip(), "words": words})
+        print(f"✓ {words} words, kept for whoever grades it ({question.points} points).")

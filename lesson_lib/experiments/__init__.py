@@ -1,0 +1,1 @@
+"""The measurements that the lessons quote, one file each: python -m lesson_lib.experiments NAME."""

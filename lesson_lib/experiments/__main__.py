@@ -1,0 +1,46 @@
+"""The command line of the experiments and of the shipped models; --help lists them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+from pathlib import Path
+
+from lesson_lib import results
+from lesson_lib.experiments import shipped
+from lesson_lib.experiments.run import run
+from lesson_lib.setup import BUDGETS, pick_budget
+
+EXPERIMENTS = ("sampler_steps", "time_sampling", "injection", "guidance_scale")  # in the order of the lessons
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one experiment (or train what the course ships) and print its table and verdicts; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m lesson_lib.experiments", description=__doc__)
+    parser.add_argument("name", choices=[*EXPERIMENTS, "judge", "shipped"])
+    parser.add_argument("--budget", choices=BUDGETS, help="default: LESSON_BUDGET, or what the device suggests")
+    parser.add_argument("--seeds", type=int, default=5, help="trainings of each variant (default 5)")
+    parser.add_argument("--out", type=Path, help="folder of the record or the checkpoints (default: data/)")
+    parser.add_argument("--model", choices=list(shipped.RECIPES), help="with shipped: only this one")
+    options = parser.parse_args(arguments)
+    budget = pick_budget()
+    if options.budget:
+        budget = dataclasses.replace(budget, name=options.budget)
+    if options.name == "judge":
+        from lesson_lib.experiments import judge
+
+        judge.run(budget.name, *([options.out / "judge.safetensors"] if options.out else []))
+    elif options.name == "shipped":
+        for name in [options.model] if options.model else shipped.RECIPES:
+            shipped.ship(name, budget, options.out or shipped.CHECKPOINTS)
+    else:
+        for experiment in importlib.import_module(f"lesson_lib.experiments.{options.name}").EXPERIMENTS:
+            record = run(experiment, budget, options.seeds, options.out or results.RESULTS)
+            for metric in record.metrics:
+                print(results.summary(record, metric), end="\n\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

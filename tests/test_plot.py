@@ -1,0 +1,240 @@
+"""Figures: one PNG each with alt text, clear refusals, colours that stay apart, nothing left behind in matplotlib."""
+
+from __future__ import annotations
+
+import base64
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import combinations
+from types import SimpleNamespace
+from typing import Any
+
+import IPython
+import IPython.display
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lesson_lib import diagrams, plot, style, widgets
+
+ALT = "two curves that fall"
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict]]:
+    """Stand in for a notebook's front end and record what is displayed."""
+    record: list[tuple[Any, dict]] = []
+    monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(kernel=None))
+    monkeypatch.setattr(IPython.display, "display", lambda data, **options: record.append((data, options)))
+    monkeypatch.setenv("LESSON_HEADLESS", "1")
+    return record
+
+
+def picture(shown: list[tuple[Any, dict]]) -> Image.Image:
+    assert len(shown) == 1
+    return Image.open(io.BytesIO(base64.b64decode(shown[0][0]["image/png"])))
+
+
+class Small(nn.Module):
+    """A stand-in with a side input, equal blocks and a skip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = nn.Linear(1, 4)
+        self.enter = nn.Linear(3, 4)
+        self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.leave = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        first = h = self.enter(x)
+        condition = self.time(t[:, None])
+        for block in self.blocks:
+            h = block(h + condition)
+        return self.leave(torch.cat([h, first], dim=-1))
+
+
+X = [1.0, 2.0, 4.0]
+IMAGES = torch.rand(6, 3, 8, 8) * 2 - 1
+AXES = {"xlabel": "steps", "ylabel": "loss"}
+FIGURES: dict[str, Callable[..., None]] = {
+    "lines": lambda alt: plot.lines(X, {"linear": X, "cosine": X[::-1]}, alt=alt, **AXES),
+    "curves": lambda alt: plot.curves(X, {"euler": torch.rand(5, 3), "heun": torch.rand(5, 3)}, alt=alt, **AXES),
+    "one seed": lambda alt: plot.curves(X, {"euler": np.ones((1, 3))}, alt=alt, logx=True, logy=True, **AXES),
+    "losses": lambda alt: plot.losses({"v": SimpleNamespace(losses=[3.0, 2.0, 1.0], steps=3)}, alt=alt),
+    "one loss": lambda alt: plot.losses([3.0, 2.0, 1.0], alt=alt),
+    "intervals": lambda alt: plot.intervals(
+        SimpleNamespace(variants={"add": {"fd": [1.0, 2.0, 3.0]}, "film": {"fd": [1.0, 1.5, 1.2]}}), "fd", alt=alt
+    ),
+    "histogram": lambda alt: plot.histogram({"uniform": torch.rand(99)}, xlabel="t", alt=alt),
+    "heat": lambda alt: plot.heat(torch.rand(3, 4), alt=alt, centre=0.0, **AXES),
+    "points": lambda alt: plot.points({"data": torch.randn(20, 2), "noise": torch.randn(9, 2)}, alt=alt),
+    "paths": lambda alt: plot.paths(torch.randn(4, 9, 2), alt=alt),
+    "flow_field": lambda alt: plot.flow_field(lambda x, t: -x * t[:, None], [0.1, 0.9], alt=alt),
+    "sample_grid": lambda alt: plot.sample_grid(IMAGES, alt=alt, titles=list("abcdef"), columns=4),
+    "sample_rows": lambda alt: plot.sample_rows({"Euler": IMAGES, "Heun": IMAGES}, alt=alt),
+    "trajectory": lambda alt: plot.trajectory(IMAGES[:, None], list(range(6)), alt=alt),
+    "course_map": lambda alt: diagrams.course_map(alt=alt, here="02"),
+    "network": lambda alt: diagrams.network_diagram(Small(), torch.rand(2, 3), torch.rand(2), alt=alt),
+    "slider": lambda alt: widgets.slider([IMAGES, -IMAGES], [0.5, 1.0], label="w", alt=alt),
+    "menu": lambda alt: widgets.menu(["a", "b"], lambda _: plot.sample_grid(IMAGES, alt="one"), label="p", alt=alt),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_each_figure_is_one_small_png_with_alt_text_and_leaves_matplotlib_alone(name: str, shown: list) -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams.copy())
+    FIGURES[name](ALT)
+    drawn = picture(shown)
+    assert drawn.text["Description"] == ALT
+    assert shown[0][1] == {"raw": True, "metadata": {"image/png": {"alt": ALT}}}
+    assert ALT in shown[0][0]["text/plain"]
+    assert drawn.width <= round(style.WIDTH * style.DPI) + 2
+    assert len(np.unique(np.asarray(drawn.convert("L")))) > 1, "the figure is empty"
+    assert dict(matplotlib.rcParams.copy()) == before
+    with pytest.raises(TypeError):
+        plot.sample_grid(IMAGES)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("alt", ["", "  ", None])
+def test_each_figure_needs_alt_text(name: str, alt: Any, shown: list) -> None:
+    with pytest.raises(ValueError, match="say in a sentence what the figure shows"):
+        FIGURES[name](alt)
+    assert not shown
+
+
+REFUSALS: dict[str, tuple[str, Callable[[], None]]] = {
+    "images of rank 3": (r"\(B, C, H, W\).*got \(3, 8, 8\)", lambda: plot.sample_grid(IMAGES[0], alt=ALT)),
+    "two channels": ("1 or 3 channels", lambda: plot.sample_grid(IMAGES[:, :2], alt=ALT)),
+    "titles": ("2 titles for 6 images", lambda: plot.sample_grid(IMAGES, alt=ALT, titles=["a", "b"])),
+    "uneven rows": ("as many", lambda: plot.sample_rows({"a": IMAGES, "b": IMAGES[:2]}, alt=ALT)),
+    "no rows": ("dictionary", lambda: plot.sample_rows({}, alt=ALT)),
+    "times": ("6 images for 2 times", lambda: plot.trajectory(IMAGES[:, None], [0, 1], alt=ALT)),
+    "points": (r"\(20, 3\).*\(N, 2\)", lambda: plot.points({"data": torch.rand(20, 3)}, alt=ALT)),
+    "paths": (r"\(T, N, 2\)", lambda: plot.paths(torch.rand(5, 2), alt=ALT)),
+    "velocity": ("velocity returned", lambda: plot.flow_field(lambda x, t: x[:, :1], [0.5], alt=ALT)),
+    "line length": (r"\(2,\).*\(3,\)", lambda: plot.lines(X, {"a": [1.0, 2.0]}, alt=ALT, **AXES)),
+    "curve shape": (r"\(seeds, 3\)", lambda: plot.curves(X, {"a": [1.0, 2.0, 3.0]}, alt=ALT, **AXES)),
+    "no loss": ("at least one number", lambda: plot.losses([], alt=ALT)),
+    "metric": ("no metric 'fd'; it has acc", lambda: plot.intervals({"a": {"acc": [1.0]}}, "fd", alt=ALT)),
+    "better": ("'higher', 'lower'", lambda: plot.intervals({"a": [1.0]}, alt=ALT, better="up")),
+    "matrix": (r"\(rows, columns\)", lambda: plot.heat([1.0, 2.0], alt=ALT, **AXES)),
+    "lesson": ("no lesson '99'", lambda: diagrams.course_map(alt=ALT, here="99")),
+    "no child": ("no child", lambda: diagrams.network_diagram(nn.Linear(2, 2), torch.rand(1, 2), alt=ALT)),
+    "one value": ("2 to 20", lambda: widgets.slider([IMAGES], [1], label="w", alt=ALT)),
+    "frames": ("3 values", lambda: widgets.slider([IMAGES, IMAGES], [1, 2, 3], label="w", alt=ALT)),
+    "draws nothing": ("drew 0 figures", lambda: widgets.slider(lambda _: None, [1, 2], label="w", alt=ALT)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_wrong_call_gets_a_sentence_and_no_figure(name: str, shown: list) -> None:
+    sentence, call = REFUSALS[name]
+    with pytest.raises(ValueError, match=sentence):
+        call()
+    assert not shown
+
+
+def test_colours_of_one_group_stay_apart_for_every_eye() -> None:
+    deuteranopia = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    protanopia = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    for eye in (np.eye(3), np.array(deuteranopia), np.array(protanopia)):  # Machado et al. 2009, severity 1
+        for group, members in style.GROUPS.items():
+            for (a, first), (b, second) in combinations(members.items(), 2):
+                distance = float(np.linalg.norm(lab(first, eye) - lab(second, eye)))
+                assert distance > 12, f"{group}: {a} and {b} are {distance:.1f} apart in CIE Lab"
+
+
+def lab(colour: str, eye: np.ndarray) -> np.ndarray:
+    from matplotlib.colors import to_rgb
+
+    rgb = np.array(to_rgb(colour))
+    linear = eye @ np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    matrix = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    xyz = np.array(matrix) @ linear.clip(0, 1) / [0.9505, 1.0, 1.089]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def test_a_name_has_one_colour_in_every_group_and_unknown_names_get_free_ones() -> None:
+    for group in style.GROUPS.values():
+        assert all(plot.COLOUR[name] == colour for name, colour in group.items())
+    assert plot.colours(["heun", "mine", "Euler"])[0] == plot.COLOUR["heun"]
+    assert len(set(plot.colours(["heun", "mine", "Euler", "other"]))) == 4
+    assert len(plot.colours([str(i) for i in range(30)])) == 30
+
+
+def test_pixels_are_whole_squares_and_keep_their_colours(shown: list) -> None:
+    board = torch.ones(1, 3, 2, 2)
+    board[0, :, 0, 0] = torch.tensor([1.0, -1.0, -1.0])
+    board[0, :, 1, 1] = float("nan")
+    plot.sample_grid(board, alt=ALT)
+    pixels = np.asarray(picture(shown).convert("RGB"))
+    for colour in ((255, 0, 0), (255, 0, 255)):
+        rows, columns = np.nonzero((pixels == colour).all(-1))
+        assert len(rows) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1) == 52**2
+
+
+def test_the_diagram_follows_the_data() -> None:
+    parts = diagrams.trace(Small(), torch.rand(2, 3), torch.rand(2))
+    assert [part.name for part in parts] == ["enter", "time", "blocks.0", "blocks.1", "blocks.2", "leave"]
+    assert [part.sources for part in parts] == [set(), set(), {0, 1}, {1, 2}, {1, 3}, {0, 4}]
+    assert [part.reads_input for part in parts] == [True, False, False, False, False, False]
+    assert (parts[-1].shape, parts[-1].parameters) == ("2×3", 27)
+
+
+def test_the_diagram_leaves_the_module_as_it_was(shown: list) -> None:
+    module = Small().train()
+    module.blocks[1].eval()
+    diagrams.network_diagram(module, torch.rand(2, 3), torch.rand(2), alt=ALT)
+    assert module.training
+    assert not module.blocks[1].training
+    assert not any(child._forward_hooks for child in module.modules())
+
+
+def test_a_live_front_end_gets_the_grid_first_and_then_a_dial(shown: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LESSON_HEADLESS", "0")
+    widgets.slider([IMAGES, -IMAGES, IMAGES / 2], ["a", "b", "c"], label="w", alt=ALT)
+    assert len(shown) == 2
+    assert "image/png" in shown[0][0]
+    dial, image = shown[1][0].children
+    first = image.value
+    dial.value = 1
+    assert image.value != first
+    dial.value = 0
+    assert image.value == first
+
+
+@pytest.mark.parametrize(("asked", "answer"), [("1", False), ("0", True), ("", False)])
+def test_who_is_there(asked: str, answer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LESSON_HEADLESS", asked)  # "": pytest counts as nobody
+    assert widgets.front_end() is answer
+
+
+def test_figures_inside_capture_are_kept_and_no_wider_than_its_page(shown: list) -> None:
+    with plot.capture(width=4.0) as pictures:
+        FIGURES["curves"](ALT)
+        FIGURES["sample_rows"](ALT)
+    assert not shown
+    assert [Image.open(io.BytesIO(png)).width <= 480 for png in pictures] == [True, True]
+
+
+def test_outside_a_notebook_the_alt_text_is_printed(capsys: pytest.CaptureFixture) -> None:
+    FIGURES["heat"](ALT)
+    assert capsys.readouterr().out == f"[figure: {ALT}]\n"
+
+
+def test_drawing_needs_no_pyplot_and_importing_needs_no_matplotlib() -> None:
+    code = (
+        "import sys; from lesson_lib import plot, diagrams, widgets\n"
+        "assert not {'matplotlib', 'ipywidgets', 'scipy', 'IPython'} & set(sys.modules)\n"
+        "plot.lines([0, 1], {'a': [0, 1]}, xlabel='x', ylabel='y', alt='a line')\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
