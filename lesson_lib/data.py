@@ -279,7 +279,7 @@ def _decode(rows: Dataset, name: str, column: str, size: int | None) -> list[np.
 
     try:
         records = rows.select_columns([column]).cast_column(column, ImageFeature(decode=False))[:][column]
-    except (TypeError, ValueError) as error:  # pyarrow's own errors are among them
+    except (TypeError, ValueError, NotImplementedError) as error:  # pyarrow's own errors are among them
         what = f"{name} does not hold images but {rows.features[column]}"
         raise ValueError(f"image_column={column!r} of {what}") from error
     decoded = []

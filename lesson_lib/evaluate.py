@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ JUDGE_FILE = DATA / "checkpoints" / "judge.safetensors"
 # What the judge reads: name → (slots, choices). Slot 0 is the upper or left object, slot 1 the other one.
 HEADS = {"count": (1, 2), "colour": (2, 6), "shape": (2, 4), "size": (2, 2), "place": (2, 9), "relation": (1, 2)}
 
+SPOILT = ("blur", "contrast", "brightness", "noise")
+
 
 def _block(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
     convolution = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1)
@@ -30,6 +33,8 @@ class Judge(nn.Module):
     """A small network that reads the attributes of a shapes picture, so that samples are measured and not eyeballed.
 
     The last map (4×4) is flattened, never averaged: where an object lies is half of what the judge must say.
+    A second head estimates how spoilt a picture is, so that the features also tell clean pictures from noisy, blurred,
+    pale or dark ones: attributes alone can be read without noticing any of this.
     width: channels of the first map; feature_width: F, the width of the features that FD-judge compares.
     """
 
@@ -55,12 +60,14 @@ class Judge(nn.Module):
             nn.Linear(4 * width, sum(slots * choices for slots, choices in HEADS.values())),
         )
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the logits of every attribute, name → (B, slots, choices).
+        self.spoilt = nn.Linear(feature_width, len(SPOILT))
 
-        images: (B, 3, 32, 32) or (B, 3, 16, 16) in [-1, 1].
+    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Return what training needs: the attributes' logits, name → (B, slots, choices); the estimates (B, 4) of
+        SPOILT; and the features (B, F). images: (B, 3, 32, 32) or (B, 3, 16, 16) in [-1, 1].
         """
-        return self._split(self.heads(self.body(_to_32(images))))
+        features = self.body(_to_32(images))
+        return self._split(self.heads(features)), self.spoilt(features), features
 
     @torch.no_grad()
     def features(self, images: Tensor, batch_size: int = 512) -> Tensor:
@@ -105,12 +112,13 @@ def _to_32(images: Tensor) -> Tensor:
     return images if images.shape[-1] == 32 else F.interpolate(images, scale_factor=2, mode="nearest")
 
 
-def load_judge(device: str | torch.device = "cpu") -> Judge:
+def load_judge(device: str | torch.device = "cpu", path: Path = JUDGE_FILE) -> Judge:
     """Return the shipped judge, ready to read; data/checkpoints/README.md says how it was made and how often it errs.
 
+    path: another judge's checkpoint.
     Raises FileNotFoundError or ValueError where the checkpoint is missing or damaged.
     """
-    judge = load_model(JUDGE_FILE, lambda config: Judge(config["width"], config["feature_width"]))
+    judge = load_model(path, lambda config: Judge(config["width"], config["feature_width"]))
     assert isinstance(judge, Judge)
     return judge.float().eval().requires_grad_(False).to(device)
 

@@ -44,16 +44,9 @@ def test_shapes_keep_the_contract(size: int, objects: int | tuple[int, ...]) -> 
     assert drawn.labels.dtype == torch.int64
     assert len(drawn.captions) == 300
     assert drawn.class_names == CLASS_NAMES
-    for key, width in {
-        "count": 0,
-        "relation": 0,
-        "mentioned_first": 0,
-        "colour": 2,
-        "shape": 2,
-        "size": 2,
-        "place": 2,
-    }.items():
-        assert drawn.attributes[key].shape == ((300, width) if width else (300,))
+    for key in ("count", "relation", "mentioned_first", "colour", "shape", "size", "place"):
+        pair = key in ("colour", "shape", "size", "place")
+        assert drawn.attributes[key].shape == ((300, 2) if pair else (300,))
         assert drawn.attributes[key].dtype == torch.int64
 
 
@@ -79,7 +72,7 @@ def test_both_sizes_show_the_same_scenes() -> None:
     assert large.captions == small.captions
     assert all(torch.equal(large.attributes[key], small.attributes[key]) for key in large.attributes)
     difference = (F.avg_pool2d(large.images, 2) - small.images).abs()
-    assert difference.max() < 0.35  # of a range of 2: a rounding of edges
+    assert difference.max() < 0.2  # of a range of 2: edges are rounded a little differently
     assert difference.mean() < 0.005
 
 
@@ -173,10 +166,10 @@ def test_captions_of_two_objects_agree_with_the_pixels() -> None:
             continue
         (x, y), (other_x, other_y) = _middle(_pixels_of(image, colour)), _middle(_pixels_of(image, other))
         across, down = other_x - x, other_y - y
-        expected = (
-            ("below" if down < 0 else "above") if abs(down) > abs(across) else ("right of" if across < 0 else "left of")
-        )
-        assert relation == expected, caption
+        if abs(down) > abs(across):
+            assert relation == ("below" if down < 0 else "above"), caption
+        else:
+            assert relation == ("right of" if across < 0 else "left of"), caption
         seen.add(relation)
     assert seen == {"above", "below", "left of", "right of"}
 
@@ -186,14 +179,13 @@ def _look(image: Tensor, colour: str) -> tuple[str, str]:
     ground, paint = torch.tensor(BACKGROUND / 127.5 - 1), torch.tensor(RGB[COLOURS.index(colour)]) / 127.5 - 1
     away = paint - ground
     covered = ((image - ground) * away[:, None, None]).sum(dim=0) / away.square().sum()  # share of every pixel
-    rows, columns = covered.amax(dim=1) > 0.5, covered.amax(dim=0) > 0.5
-    box = float(columns.sum())
-    fill = float(covered.sum()) / (float(rows.sum()) * box)
-    y = torch.arange(32).float()
-    weight = float((covered.sum(dim=1) * y).sum() / covered.sum()) - float(y[rows].mean())
-    low = weight > 0.1 * box / 2
-    shape = "triangle" if low else "cross" if fill < 0.66 else "circle" if fill < 0.9 else "square"
-    return ("large" if box > 10.2 else "small"), shape
+    width, height = float(covered.amax(dim=0).sum()), float(covered.amax(dim=1).sum())
+    fill = float(covered.sum()) / (width * height)
+    weight = covered.sum(dim=1) / covered.sum()
+    y = torch.arange(32) - (weight * torch.arange(32)).sum()
+    skew = float((weight * y**3).sum() / (weight * y**2).sum() ** 1.5)  # 0 for what is the same upside down
+    shape = "triangle" if skew < -0.3 else "cross" if fill < 0.65 else "circle" if fill < 0.9 else "square"
+    return ("large" if width > 10.5 else "small"), shape
 
 
 def test_captions_of_single_objects_agree_with_the_pixels() -> None:
@@ -276,9 +268,8 @@ def test_an_image_set_whose_parts_disagree_is_refused() -> None:
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_the_card_holds_the_checksums(split: str) -> None:
     file = data.SHAPES_FOLDER / f"{split}.parquet"
-    row = re.search(
-        rf"(?m)^\| {file.name} \| ([\d,]+) \| ([\d,]+) \| (\w+) \|$", (file.parent / "README.md").read_text("utf-8")
-    )
+    card = (file.parent / "README.md").read_text("utf-8")
+    row = re.search(rf"(?m)^\| {file.name} \| ([\d,]+) \| ([\d,]+) \| (\w+) \|$", card)
     assert row
     assert row[1] == f"{data.SHAPES_SPLITS[split][0]:,}"
     assert row[2] == f"{file.stat().st_size:,}"
@@ -427,12 +418,11 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
 
 
 def test_a_set_without_labels_or_captions_has_none(tmp_path: Path) -> None:
-    from datasets import Dataset
+    from pyarrow import parquet
 
     write_set(tmp_path / "full" / "train.parquet")
-    Dataset.from_parquet(str(tmp_path / "full/train.parquet"), cache_dir=str(tmp_path)).select_columns(
-        ["picture"]
-    ).to_parquet(tmp_path / "train.parquet")
+    table = parquet.read_table(tmp_path / "full" / "train.parquet").select(["picture"])
+    parquet.write_table(table, tmp_path / "train.parquet")
     loaded = hub(str(tmp_path))
     assert loaded.labels.shape == (0,)
     assert loaded.captions == loaded.class_names == ()
@@ -471,7 +461,7 @@ def test_a_missing_column_lists_the_columns(tmp_path: Path) -> None:
     for argument in ("image_column", "label_column", "caption_column"):
         with pytest.raises(ValueError, match=f"{argument}='nonsense'.*it has picture, kind, caption"):
             hub(str(tmp_path), **{argument: "nonsense"})
-    with pytest.raises(ValueError, match="image_column='kind' of .* does not hold images"):
+    with pytest.raises(ValueError, match=r"image_column='kind' of .* does not hold images"):
         hub(str(tmp_path), image_column="kind")
     with pytest.raises(ValueError, match="whole numbers or words"):
         hub(str(tmp_path), label_column="picture")
@@ -494,7 +484,7 @@ def test_a_corrupted_parquet_is_named(tmp_path: Path, damage: str) -> None:
     if damage == "body":
         broken = whole[:4] + b"\xff" * 60 + whole[64:]
     file.write_bytes(broken)
-    with pytest.raises(ValueError, match="train.parquet"):
+    with pytest.raises(ValueError, match=r"train\.parquet"):
         hub(str(tmp_path))
     assert file.read_bytes() == broken
 
@@ -507,14 +497,14 @@ def test_an_unreadable_picture_is_named_by_its_row(tmp_path: Path) -> None:
     Dataset.from_dict({"image": records}, features=Features({"image": ImageFeature(decode=False)})).to_parquet(
         tmp_path / "train.parquet"
     )
-    with pytest.raises(ValueError, match="row 0 of .* no readable image in 'image'"):
+    with pytest.raises(ValueError, match=r"row 0 of .* no readable image in 'image'"):
         hub(str(tmp_path), image_column="image")
 
 
 def test_an_empty_or_missing_folder_names_the_offline_sets(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no Parquet files.*load_shapes.*digits"):
+    with pytest.raises(FileNotFoundError, match=r"no Parquet files.*load_shapes.*digits"):
         hub(str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="no folder .*nowhere.*digits"):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere.*digits"):
         hub(str(tmp_path / "nowhere"))
 
 
@@ -539,7 +529,7 @@ def test_a_dead_network_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket, "getaddrinfo", no_address)
-    with pytest.raises(ConnectionError, match="hub cannot be reached.*digits"):
+    with pytest.raises(ConnectionError, match=r"hub cannot be reached.*digits"):
         hub("fashion_mnist")
     assert datasets.config.HF_HUB_OFFLINE is False
 

@@ -17,6 +17,7 @@ from lesson_lib.data import digits, shapes
 from lesson_lib.evaluate import (
     HEADS,
     JUDGE_FILE,
+    SPOILT,
     Judge,
     balls_around,
     class_accuracy,
@@ -275,7 +276,7 @@ class TestPromptAccuracy:
         scenes = shapes(5, seed=89)
         with pytest.raises(ValueError, match="5 images but 4 wanted"):
             prompt_accuracy(scenes.images, scenes.labels[:4], judge)
-        with pytest.raises(ValueError, match="has none of count, colour, shape, relation, only place"):
+        with pytest.raises(ValueError, match="has none of count, colour, shape, relation; it has place"):
             prompt_accuracy(scenes.images, {"place": scenes.attributes["place"]}, judge)
 
 
@@ -347,8 +348,11 @@ class TestTraining:
 
     def test_augmentation_spoils_a_little_and_repeats(self):
         images = shapes(64, seed=91).images
-        spoilt = augment(images, torch.Generator().manual_seed(0))
-        assert torch.equal(spoilt, augment(images, torch.Generator().manual_seed(0)))
+        spoilt, strengths = augment(images, torch.Generator().manual_seed(0))
+        again = augment(images, torch.Generator().manual_seed(0))
+        assert torch.equal(spoilt, again[0])
+        assert torch.equal(strengths, again[1])
+        assert strengths.shape == (64, len(SPOILT))
         assert spoilt.abs().max() <= 1
         assert 0.02 < (spoilt - images).abs().mean() < 0.2
 

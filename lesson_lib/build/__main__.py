@@ -30,6 +30,12 @@ class Builder:
         """Return the lesson sources, or the one with this number."""
         return find_lessons(self.root / "lessons", number)
 
+    def _folder(self) -> Path:
+        """Return the folder of the committed notebooks, which is also where lessons run."""
+        folder = self.root / "notebooks"
+        folder.mkdir(exist_ok=True)
+        return folder
+
     def build(self, path: Path, edition: Edition = "student") -> Any:
         """Return one lesson's notebook without outputs."""
         return expand(read_lesson(path), self.course, edition)
@@ -37,8 +43,7 @@ class Builder:
     def notebooks(self, number: str | None = None, *, budget: str = "laptop", run: bool = True) -> None:
         """Write the student editions into notebooks/; with run=False outputs stay only where no code changed."""
         for path in self.lessons(number):
-            target = self.root / "notebooks" / f"{path.stem}.ipynb"
-            target.parent.mkdir(exist_ok=True)
+            target = self._folder() / f"{path.stem}.ipynb"
             notebook = self.build(path)
             if not run:
                 kept = "outputs kept" if keep_outputs(target, notebook) else "no outputs: its code changed"
@@ -58,7 +63,7 @@ class Builder:
             notebook = self.build(path, "solved")
             note = "not executed"
             if run:
-                cost = execute(notebook, self.root / "notebooks", budget=budget, strict=True)
+                cost = execute(notebook, self._folder(), budget=budget, strict=True)
                 note = f"every check passed, {cost.seconds:.0f} s, {cost.peak_memory_mb:.0f} MB at its peak"
             _save(target, notebook, note)
 
@@ -66,7 +71,7 @@ class Builder:
         """Execute one lesson, write it as a page into build/html/, print its seconds and peak memory."""
         [path] = self.lessons(number)
         notebook = self.build(path, edition)
-        cost = execute(notebook, self.root / "notebooks", budget=budget)
+        cost = execute(notebook, self._folder(), budget=budget)
         target = self.root / "build" / "html" / f"{path.stem}.html"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(to_html(notebook), encoding="utf-8")

@@ -114,8 +114,11 @@ class _Expansion:
 
     def _exercise(self, cell: Cell) -> str:
         exercise = self.course.exercises[cell.value]
-        shown = exercise.solution_source() if self.edition == "solved" else exercise.stub_source()
-        return self._from_library(cell, exercise.path, exercise.needs(), shown)
+        try:
+            shown = exercise.solution_source() if self.edition == "solved" else exercise.stub_source()
+            return self._from_library(cell, exercise.path, exercise.needs(), shown)
+        except ValueError as problem:
+            raise self.lesson.error(cell, str(problem)) from problem
 
     def _source(self, cell: Cell) -> str:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lesson_lib.exercises.core import Case, Exercise, LessonCard, Mistake, Property, normal
+from lesson_lib.exercises.core import Case, Exercise, LessonCard, Mistake, Property, Question, normal
 
 LESSON = LessonCard(
     number="00",
@@ -73,5 +73,15 @@ EXERCISES = [
                 "Write (images + 1) / 2, which makes a new tensor.",
             ),
         ],
+    ),
+]
+
+QUESTIONS = [
+    Question(
+        id="start.q1",
+        lesson="00",
+        text="One noise, two orders: in how many of 100 such pairs does the object land in the same of nine places?",
+        unit="of 100",
+        because="The order says what to draw. Where it goes is left open by the order, so the noise decides it.",
     ),
 ]

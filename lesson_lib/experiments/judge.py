@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lesson_lib import ROOT
 from lesson_lib.data import ImageSet, shapes
-from lesson_lib.evaluate import HEADS, JUDGE_FILE, Judge
+from lesson_lib.evaluate import HEADS, JUDGE_FILE, Judge, load_judge
 from lesson_lib.setup import BUDGETS, pick_budget
 from lesson_lib.train import fit, save_model
 
@@ -27,40 +28,45 @@ def targets_of(attributes: Mapping[str, Tensor]) -> Tensor:
     )
 
 
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Spoil pictures a little, as samplers do: a slight blur, a shift of brightness and contrast, Gaussian noise.
+def augment(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Spoil pictures a little, as samplers do: a slight blur, a shift of contrast and brightness, Gaussian noise.
 
-    images: (B, 3, H, W) in [-1, 1]. Each picture draws its own strengths; a quarter keep each property untouched.
+    images: (B, 3, H, W) in [-1, 1]. Each picture draws its own strengths, and keeps each property with probability 1/4.
+    Returns the pictures and the strengths (B, 4) from 0 to 1 (brightness: from -1 to 1), in the order of SPOILT.
     """
-
-    def strength(most: float) -> Tensor:
-        draw = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
-        return most * (draw - 0.25).clamp(min=0) / 0.75
-
+    draw = torch.rand(len(images), 5, generator=generator, device=images.device)
+    strengths = (draw[:, :4] - 0.25).clamp(min=0) / 0.75
+    strengths[:, 2] *= (draw[:, 4] < 0.5).float() * 2 - 1
+    blur, contrast, brightness, noise = strengths[:, :, None, None, None].unbind(dim=1)
     line = torch.tensor([0.25, 0.5, 0.25], device=images.device)
     kernel = (line[:, None] * line).expand(3, 1, 3, 3)
     blurred = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
-    images = images + strength(0.6) * (blurred - images)
-    sign = torch.randint(0, 2, (len(images), 1, 1, 1), generator=generator, device=images.device) * 2 - 1
-    images = images * (1 - strength(0.25)) + sign * strength(0.15)
-    noise = torch.randn(images.shape, generator=generator, device=images.device)
-    return (images + strength(0.15) * noise).clamp(-1, 1)
+    images = images + 0.6 * blur * (blurred - images)
+    images = images * (1 - 0.25 * contrast) + 0.15 * brightness
+    images = images + 0.15 * noise * torch.randn(images.shape, generator=generator, device=images.device)
+    return images.clamp(-1, 1), strengths
 
 
 def judge_loss(model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
-    """Return the summed cross-entropy of the attributes that a picture has; half of a batch is shown at 16×16.
+    """Return the summed cross-entropy of the attributes that a picture has, and the error in how spoilt it is.
 
-    batch: pictures at 32×32 and at 16×16, uint8, of the same scenes, and their targets.
+    batch: pictures at 32×32 and at 16×16, uint8, of the same scenes, and their targets; half are shown at 16×16.
+    A small weight on the features' size keeps them, and with them FD-judge, at a scale of about 1.
     """
     large, small, targets = batch
     half = len(large) // 2
-    large, small = (augment(part.float() / 127.5 - 1, generator) for part in (large[:half], small[half:]))
-    logits = model(torch.cat([large, F.interpolate(small, scale_factor=2, mode="nearest")]))
+    (large, spoilt_large), (small, spoilt_small) = (
+        augment(part.float() / 127.5 - 1, generator) for part in (large[:half], small[half:])
+    )
+    small = F.interpolate(small, scale_factor=2, mode="nearest")
+    logits, spoilt, features = model(torch.cat([large, small]))
     parts = targets.split([slots for slots, _ in HEADS.values()], dim=1)
     losses = [
         F.cross_entropy(logits[name].flatten(0, 1), part.flatten(), ignore_index=-1)
         for name, part in zip(HEADS, parts, strict=True)
     ]
+    losses.append(3 * F.mse_loss(spoilt, torch.cat([spoilt_large, spoilt_small])))
+    losses.append(0.01 * features.square().mean())
     return torch.stack(losses).sum()
 
 
@@ -95,27 +101,30 @@ def _pool(count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def run(budget: str | None = None, out: Path = JUDGE_FILE, steps: int | None = None) -> dict[str, dict[str, float]]:
-    """Train the judge, write its checkpoint to `out` and return its held-out accuracies: size → attribute → share."""
+    """Train the judge, write its checkpoint to `out` and return its held-out accuracies: size → attribute → share.
+
+    At the smoke budget, which learns nothing, the shipped judge stays and build/judge.safetensors is written instead.
+    """
     budget_ = pick_budget()
     name = budget or budget_.name
     if name not in BUDGETS:
         raise ValueError(f"budget is {name!r}; it must be one of {', '.join(BUDGETS)}")
     smoke = name == "smoke"
+    out = ROOT / "build" / "judge.safetensors" if smoke and out == JUDGE_FILE else out
     device = budget_.device
     tensors = tuple(tensor.to(device) for tensor in _pool(1_000 if smoke else 60_000))
     torch.manual_seed(0)
     judge = Judge().to(device)
     record = fit(
-        judge, tensors, judge_loss, steps=steps or (20 if smoke else 4_000), batch_size=128, lr=2e-3,
+        judge, tensors, judge_loss, steps=steps or (20 if smoke else 3_000), batch_size=128, lr=2e-3,
         weight_decay=1e-4, warmup=100, ema=0.998, seed=0,
     )  # fmt: skip
-    judge.eval()
+    save_model(out, judge, {"width": 32, "feature_width": 64})
+    judge = load_judge(path=out)  # what is measured is what is shipped, half precision included
     held_out = {
         f"{size}×{size}": accuracies(judge, shapes(500 if smoke else 10_000, size=size, objects=(1, 2), seed=TEST_SEED))
         for size in (32, 16)
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_model(out, judge, {"width": 32, "feature_width": 64})
     print(f"{record.steps} steps in {record.seconds:.0f} s; {out.stat().st_size:,} bytes")
     print(f"sha256 {hashlib.sha256(out.read_bytes()).hexdigest()}")
     for size, shares in held_out.items():

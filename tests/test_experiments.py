@@ -1,0 +1,88 @@
+"""The experiments run at the smallest size, resume, and what they recorded says how it was made."""
+
+import importlib
+
+import pytest
+import torch
+
+from lesson_lib import results
+from lesson_lib.experiments import shipped
+from lesson_lib.experiments.__main__ import EXPERIMENTS, main
+from lesson_lib.experiments.run import Experiment, run
+from lesson_lib.guidance import Guided
+from lesson_lib.samplers import SAMPLERS
+from lesson_lib.setup import Budget
+
+SMOKE = Budget("smoke", torch.device("cpu"))
+ALL = {e.name: e for name in EXPERIMENTS for e in importlib.import_module(f"lesson_lib.experiments.{name}").EXPERIMENTS}
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_every_experiment_runs_at_the_smallest_size(name, tmp_path):
+    record = run(ALL[name], SMOKE, seeds=2, out=tmp_path, parts=tmp_path / "parts", progress=False)
+    assert results.load(name, tmp_path) == record
+    assert list(record.variants) == list(ALL[name].variants)
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_every_recorded_experiment_has_five_seeds_and_its_present_shape(name):
+    record = results.load(name)
+    assert len(record.seeds) >= 5
+    assert record.budget != "smoke"
+    assert list(record.variants) == list(ALL[name].variants)
+    assert list(record.metrics) == list(ALL[name].metrics)
+    if ALL[name].x is not None:
+        assert record.x == {"name": ALL[name].x[0], "values": ALL[name].x[1]}
+
+
+def test_a_stopped_experiment_resumes_where_it_was(tmp_path):
+    calls = []
+
+    def measure(variant, seed, configuration, budget):
+        calls.append((variant, seed))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return {"score": float(seed) + (variant == "b")}
+
+    experiment = Experiment(
+        "toy", "Which?", ("a", "b"), {"score": "a number"}, lambda budget: {"steps": 1}, measure, (results,)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, SMOKE, seeds=2, out=tmp_path, parts=tmp_path / "parts", progress=False)
+    assert not (tmp_path / "toy.json").exists()
+    record = run(experiment, SMOKE, seeds=2, out=tmp_path, parts=tmp_path / "parts", progress=False)
+    assert calls == [("a", 0), ("b", 0), ("a", 1), ("a", 1), ("b", 1)]
+    assert record.variants == {"a": {"score": [0.0, 1.0]}, "b": {"score": [1.0, 2.0]}}
+
+
+def test_one_seed_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="difference from luck"):
+        run(ALL["guidance_scale"], SMOKE, seeds=1, out=tmp_path, parts=tmp_path, progress=False)
+
+
+def test_the_command_line_names_what_there_is(capsys):
+    with pytest.raises(SystemExit):
+        main(["nothing"])
+    assert "sampler_steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", list(shipped.RECIPES))
+def test_shipped_models_load_and_sample(name):
+    model, process = shipped.load_shipped(name)
+    classes, channels, side = (24, 3, 32) if name.startswith("shapes") else (10, 1, 8)
+    sampler = SAMPLERS["euler" if name.endswith("flow") else "ddim"]
+    noise = torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(0))
+    images = sampler(Guided(model, torch.tensor([0, classes - 1]), 2.0), noise, 2, process)
+    assert images.shape == noise.shape
+    assert torch.isfinite(images).all()
+
+
+def test_shipping_writes_a_model_that_loads(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shipped, "ROOT", tmp_path)
+    shipped.ship("digits-flow", SMOKE, tmp_path)
+    monkeypatch.setattr(shipped, "CHECKPOINTS", tmp_path)
+    model, _ = shipped.load_shipped("digits-flow")
+    assert model.num_classes == 10
+    assert "sha256" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="digits-flow, digits-eps"):
+        shipped.load_shipped("cats")
