@@ -25,7 +25,7 @@ def slider(draw: Draw, values: Sequence[Any], *, label: str, alt: str, width: fl
     """Let the reader turn one dial: one picture for each value, drawn once, swapped in well under 100 ms.
 
     draw: called with each value, draws one figure with this library (`plot.…`); or one tensor of images (B, C, H, W)
-    in [-1, 1] for each value. values: where the dial can stop, 2 to 20. label: the dial's name, with its unit.
+    in [-1, 1] for each value. values: where the dial can stop, 2 to 24. label: the dial's name, with its unit.
     width: of each picture, in inches. A static grid of up to six of the pictures always comes first; the dial follows
     where `front_end()` says that somebody may turn it. Raises ValueError where values and pictures do not match.
     """
@@ -35,7 +35,7 @@ def slider(draw: Draw, values: Sequence[Any], *, label: str, alt: str, width: fl
 def menu(options: Sequence[Any], draw: Draw, *, label: str, alt: str, width: float = WIDTH / 2) -> None:
     """Let the reader choose from a list, as `slider` does from a scale: prompts, classes, models.
 
-    options: what can be chosen, 2 to 20; draw, label, alt, width: as in `slider`.
+    options: what can be chosen, 2 to 24; draw, label, alt, width: as in `slider`.
     """
     _interactive(draw, list(options), [str(option) for option in options], "menu", label, alt, width)
 
@@ -70,8 +70,8 @@ def _interactive(
     draw: Draw, values: list[Any], names: list[str], kind: str, label: str, alt: str, width: float
 ) -> None:
     need_alt(alt)
-    if not 2 <= len(values) <= 20:
-        raise ValueError(f"{kind}: {len(values)} values; give 2 to 20, since every picture is drawn beforehand")
+    if not 2 <= len(values) <= 24:
+        raise ValueError(f"{kind}: {len(values)} values; give 2 to 24, since every picture is drawn beforehand")
     if not callable(draw) and len(draw) != len(values):
         raise ValueError(f"{kind}: {len(draw)} pictures for {len(values)} values; give one for each")
     live = front_end()
@@ -119,7 +119,7 @@ def _strip(pictures: list[bytes], captions: list[str], alt: str) -> None:
     from PIL import Image
 
     frames = [np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")) for picture in pictures]
-    height, width = (max(frame.shape[axis] for frame in frames) for axis in (0, 1))
+    height, width = max(frame.shape[0] for frame in frames), max(160, *(frame.shape[1] for frame in frames))
     columns = max(1, min(len(frames), round(WIDTH * DPI) // width))
     captions = ["\n".join(textwrap.wrap(text, max(14, width // 10))[:3]) for text in captions]
     head = 12 + 19 * max(text.count("\n") + 1 for text in captions)

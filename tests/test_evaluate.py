@@ -230,6 +230,8 @@ class TestJudge:
         distances.append(fd_judge(real, torch.rand_like(other) * 2 - 1, judge))
         assert distances == sorted(distances)
         assert distances[3] > 20 * distances[0]
+        assert fd_judge(real, other + 0.1 * noise, judge) > 3 * distances[0]
+        assert fd_judge(real, F.avg_pool2d(other, 3, 1, 1, count_include_pad=False), judge) > 3 * distances[0]
         half = shapes(600, seed=84)
         reds = half.images[half.attributes["colour"][:, 0] < 2]
         assert fd_judge(real, reds, judge) > 3 * distances[0]

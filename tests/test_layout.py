@@ -11,7 +11,10 @@ from lesson_lib import ROOT
 
 LIBRARY = ROOT / "lesson_lib"
 # In the order of the lessons; the modules that do not exist yet keep their places.
-ORDER = ["setup", "shapes", "data", "noise", "flow", "samplers", "embed", "condition", "denoiser", "guidance", "attention", "unet", "vae", "position", "vit", "dit", "text", "mmdit", "checkpoint", "train", "evaluate", "results", "style", "pictures", "plane", "plot", "diagrams", "widgets", "bench", "exercises", "experiments", "official", "grading", "build"]
+LESSONS = ["setup", "shapes", "data", "noise", "flow", "samplers", "embed", "condition", "denoiser", "guidance"]
+LATER = ["attention", "unet", "vae", "position", "vit", "dit", "text", "mmdit"]
+TOOLS = ["checkpoint", "train", "evaluate", "results", "style", "pictures", "plane", "plot", "diagrams", "widgets"]
+ORDER = LESSONS + LATER + TOOLS + ["bench", "exercises", "experiments", "official", "grading", "build"]
 SOURCES = sorted(LIBRARY.rglob("*.py"))
 
 

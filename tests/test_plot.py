@@ -127,7 +127,7 @@ REFUSALS: dict[str, tuple[str, Callable[[], None]]] = {
     "matrix": (r"\(rows, columns\)", lambda: plot.heat([1.0, 2.0], alt=ALT, **AXES)),
     "lesson": ("no lesson '99'", lambda: diagrams.course_map(alt=ALT, here="99")),
     "no child": ("no child", lambda: diagrams.network_diagram(nn.Linear(2, 2), torch.rand(1, 2), alt=ALT)),
-    "one value": ("2 to 20", lambda: widgets.slider([IMAGES], [1], label="w", alt=ALT)),
+    "one value": ("2 to 24", lambda: widgets.slider([IMAGES], [1], label="w", alt=ALT)),
     "frames": ("3 values", lambda: widgets.slider([IMAGES, IMAGES], [1, 2, 3], label="w", alt=ALT)),
     "draws nothing": ("drew 0 figures", lambda: widgets.slider(lambda _: None, [1, 2], label="w", alt=ALT)),
 }

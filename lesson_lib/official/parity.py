@@ -1,0 +1,70 @@
+"""How far the course is from the public implementations: measured here where they are installed, else recorded."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+RECORDED = Path(__file__).with_name("parity.json")
+
+# key → the package it needs, and the function (module in this folder, name) that returns what → largest difference
+COMPARISONS = {
+    "samplers": ("diffusers", "schedulers", "compare_samplers"),
+}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The largest differences of one comparison, the versions it was made with, and whether it was made now."""
+
+    differences: dict[str, float]
+    versions: dict[str, str]
+    fresh: bool
+
+    def __str__(self) -> str:
+        made = "measured now" if self.fresh else "recorded"
+        lines = [f"{name:<12} {value:.1e}" for name, value in self.differences.items()]
+        return "\n".join(["largest difference", *lines, f"{made}, {_versions(self.versions)}"])
+
+
+def parity(key: str) -> Parity:
+    """Return a comparison: made now where the public package is installed, otherwise the recorded one.
+
+    Raises KeyError, listing the comparisons there are, for another.
+    """
+    if key not in COMPARISONS:
+        raise KeyError(f"there is no comparison {key!r}; there is {', '.join(COMPARISONS)}")
+    if find_spec(COMPARISONS[key][0]) is None:
+        return recorded()[key]
+    return measure(key)
+
+
+def measure(key: str) -> Parity:
+    """Make a comparison now; raises ImportError where its public package is absent."""
+    package, module, function = COMPARISONS[key]
+    differences = getattr(importlib.import_module(f"lesson_lib.official.{module}"), function)()
+    return Parity(differences, {name: version(name) for name in (package, "torch")}, fresh=True)
+
+
+def recorded() -> dict[str, Parity]:
+    """Return all recorded comparisons by key."""
+    entries = json.loads(RECORDED.read_text(encoding="utf-8"))
+    return {key: Parity(entry["differences"], entry["versions"], fresh=False) for key, entry in entries.items()}
+
+
+def record() -> None:
+    """Make every comparison and write parity.json: what `python -m lesson_lib.official` does."""
+    entries = {}
+    for key in COMPARISONS:
+        found = measure(key)
+        print(f"{key}: {found}")
+        entries[key] = {name: value for name, value in asdict(found).items() if name != "fresh"}
+    RECORDED.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
