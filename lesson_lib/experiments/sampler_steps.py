@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +12,7 @@ from lesson_lib import denoiser, flow, guidance, noise, samplers, train
 from lesson_lib import shapes as shapes_module
 from lesson_lib.data import shapes
 from lesson_lib.denoiser import ConvDenoiser
-from lesson_lib.evaluate import fd_judge, load_judge, prompt_accuracy
+from lesson_lib.evaluate import JUDGE_FILE, fd_judge, load_judge, prompt_accuracy
 from lesson_lib.experiments.run import Experiment
 from lesson_lib.flow import RectifiedFlow
 from lesson_lib.guidance import Guided
@@ -37,6 +38,7 @@ def settings(budget: Budget) -> dict[str, Any]:
         "lr": 2e-3,
         "samples": budget.choose(smoke=72, laptop=480, gpu=2400, long=4800),
         "guidance_scale": 1.0,
+        "judge_sha256": hashlib.sha256(JUDGE_FILE.read_bytes()).hexdigest(),
     }
 
 

@@ -24,7 +24,7 @@ def fake_model(x: Tensor, t: Tensor) -> Tensor:
 def compare_samplers() -> dict[str, float]:
     """Return the largest difference of a pixel after 25 steps, for each sampler, from the same noise in float32.
 
-    Raises ImportError where diffusers is absent. Source: diffusers, schedulers/scheduling_*.py.
+    DDPM and DDIM cut the predicted images to [-1, 1], as models of pixels do. Raises ImportError where diffusers is absent. Source: diffusers, schedulers/scheduling_*.py.
     """
     from diffusers import (
         DDIMScheduler,
@@ -37,16 +37,19 @@ def compare_samplers() -> dict[str, float]:
         return torch.Generator().manual_seed(5)
 
     noise = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    linear, flow = Diffusion.linear(), RectifiedFlow()
-    pairs: dict[str, tuple[Any, Callable[[], Tensor]]] = {
-        "ddpm": (DDPMScheduler(clip_sample=False),
+    linear, flow = Diffusion.linear(clip=True), RectifiedFlow()
+    pairs: dict[str, tuple[Any, dict[str, Any], Callable[[], Tensor]]] = {
+        "ddpm": (DDPMScheduler(clip_sample=True), {},
                  lambda: samplers.ddpm(fake_model, noise, STEPS, linear, generator=start())),
-        "ddim": (DDIMScheduler(clip_sample=False, set_alpha_to_one=True),
+        "ddim": (DDIMScheduler(clip_sample=True), {"use_clipped_model_output": True},
                  lambda: samplers.ddim(fake_model, noise, STEPS, linear)),
-        "euler": (FlowMatchEulerDiscreteScheduler(), lambda: samplers.euler(fake_model, noise, _times(), flow)),
-        "heun": (FlowMatchHeunDiscreteScheduler(), lambda: samplers.heun(fake_model, noise, _times(), flow)),
+        "euler": (FlowMatchEulerDiscreteScheduler(), {}, lambda: samplers.euler(fake_model, noise, _times(), flow)),
+        "heun": (FlowMatchHeunDiscreteScheduler(), {}, lambda: samplers.heun(fake_model, noise, _times(), flow)),
     }  # fmt: skip
-    return {name: float((ours() - _run(theirs, noise, start())).abs().max()) for name, (theirs, ours) in pairs.items()}
+    return {
+        name: float((ours() - _run(theirs, noise, start(), options)).abs().max())
+        for name, (theirs, options, ours) in pairs.items()
+    }
 
 
 def _times() -> Tensor:
@@ -54,8 +57,8 @@ def _times() -> Tensor:
     return torch.cat([torch.linspace(1, 1 / 1000, STEPS), torch.zeros(1)])
 
 
-def _run(scheduler: Any, x: Tensor, generator: torch.Generator) -> Tensor:
+def _run(scheduler: Any, x: Tensor, generator: torch.Generator, options: dict[str, Any]) -> Tensor:
     scheduler.set_timesteps(STEPS)
     for t in scheduler.timesteps:
-        x = scheduler.step(fake_model(x, t.expand(len(x))), t, x, generator=generator).prev_sample
+        x = scheduler.step(fake_model(x, t.expand(len(x))), t, x, generator=generator, **options).prev_sample
     return x
