@@ -1,5 +1,6 @@
 """The experiments run at the smallest size, resume, and what they recorded says how it was made."""
 
+import hashlib
 import importlib
 
 import pytest
@@ -77,12 +78,27 @@ def test_shipped_models_load_and_sample(name):
     assert torch.isfinite(images).all()
 
 
-def test_shipping_writes_a_model_that_loads(tmp_path, monkeypatch, capsys):
+def test_shipping_writes_a_model_that_loads_and_its_card(tmp_path, monkeypatch):
     monkeypatch.setattr(shipped, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text("# Checkpoints\n\n## digits-flow.safetensors\n\nold\n\n## other\n\nkept\n")
     shipped.ship("digits-flow", SMOKE, tmp_path)
-    monkeypatch.setattr(shipped, "CHECKPOINTS", tmp_path)
-    model, _ = shipped.load_shipped("digits-flow")
+    model, _ = shipped.load_shipped("digits-flow", folder=tmp_path)
     assert model.num_classes == 10
-    assert "sha256" in capsys.readouterr().out
+    card = (tmp_path / "README.md").read_text()
+    assert hashlib.sha256((tmp_path / "digits-flow.safetensors").read_bytes()).hexdigest() in card
+    assert card.count("## digits-flow.safetensors") == 1
+    assert "old" not in card
+    assert "kept" in card
+
+
+def test_a_smoke_run_never_replaces_what_is_shipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "ROOT", tmp_path)
+    before = (shipped.CHECKPOINTS / "digits-flow.safetensors").read_bytes()
+    shipped.ship("digits-flow", SMOKE)
+    assert (shipped.CHECKPOINTS / "digits-flow.safetensors").read_bytes() == before
+    assert (tmp_path / "build" / "checkpoints" / "digits-flow.safetensors").exists()
+
+
+def test_an_unknown_model_lists_the_known_ones():
     with pytest.raises(ValueError, match="digits-flow, digits-eps"):
         shipped.load_shipped("cats")

@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 from pathlib import Path
 
-from lesson_lib import results
+from lesson_lib import ROOT, results
 from lesson_lib.experiments import shipped
 from lesson_lib.experiments.run import run
 from lesson_lib.setup import BUDGETS, pick_budget
@@ -33,10 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
         judge.run(budget.name, *([options.out / "judge.safetensors"] if options.out else []))
     elif options.name == "shipped":
         for name in [options.model] if options.model else shipped.RECIPES:
-            shipped.ship(name, budget, options.out or shipped.CHECKPOINTS)
+            shipped.ship(name, budget, options.out)
     else:
+        out = options.out or (ROOT / "build" / "results" if budget.name == "smoke" else results.RESULTS)
         for experiment in importlib.import_module(f"lesson_lib.experiments.{options.name}").EXPERIMENTS:
-            record = run(experiment, budget, options.seeds, options.out or results.RESULTS)
+            record = run(experiment, budget, options.seeds, out)
             for metric in record.metrics:
                 print(results.summary(record, metric), end="\n\n")
     return 0

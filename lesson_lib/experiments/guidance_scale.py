@@ -25,11 +25,11 @@ def settings(budget: Budget) -> dict[str, Any]:
     return {
         "data": "scikit-learn's digits, 8×8, 1,397 to train on and to compare with",
         "network": {"width": 48, "depth": 4},
-        "steps": budget.choose(smoke=3, laptop=800, gpu=4000, long=10_000),
+        "steps": budget.choose(smoke=3, laptop=600, gpu=4000, long=10_000),
         "batch_size": 64,
         "lr": 2e-3,
         "label_dropout": 0.1,
-        "samples": budget.choose(smoke=100, laptop=500, gpu=2000),
+        "samples": budget.choose(smoke=100, laptop=400, gpu=2000),
         "euler_steps": budget.choose(smoke=2, laptop=24, gpu=50),
         "neighbours": 3,
     }

@@ -53,11 +53,11 @@ def settings(budget: Budget) -> dict[str, Any]:
     return {
         "data": "scikit-learn's digits, 8×8, 1,397 to train on and 400 held out",
         "network": {"width": 32, "depth": 3, "other conditions": "add"},
-        "steps": budget.choose(smoke=3, laptop=700, gpu=4000, long=10_000),
-        "vit_steps": budget.choose(smoke=3, laptop=600, gpu=1000),
+        "steps": budget.choose(smoke=3, laptop=400, gpu=4000, long=10_000),
+        "vit_steps": budget.choose(smoke=3, laptop=500, gpu=1000),
         "batch_size": 64,
         "lr": 2e-3,
-        "euler_steps": budget.choose(smoke=2, laptop=24, gpu=50),
+        "euler_steps": budget.choose(smoke=2, laptop=16, gpu=50),
         "guidance_scale": 1.0,
     }
 

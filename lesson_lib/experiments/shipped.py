@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ from torch import Tensor
 from lesson_lib import DATA, ROOT
 from lesson_lib.data import digits, shapes
 from lesson_lib.denoiser import ConvDenoiser
+from lesson_lib.evaluate import digit_judge, load_judge, prompt_hits
 from lesson_lib.flow import RectifiedFlow
+from lesson_lib.guidance import Guided
 from lesson_lib.noise import Diffusion
+from lesson_lib.results import proportion_interval
+from lesson_lib.samplers import SAMPLERS
 from lesson_lib.setup import Budget
 from lesson_lib.train import TrainRecord, denoising_loss, fit, load_model, save_model
 
@@ -36,8 +41,8 @@ class Recipe:
 
 RECIPES = {
     "shapes-flow": Recipe("shapes", "flow", width=96, depth=5, patch_size=4, steps=6000),
-    "digits-flow": Recipe("digits", "flow", width=48, depth=4, patch_size=1, steps=4000),
-    "digits-eps": Recipe("digits", "eps", width=48, depth=4, patch_size=1, steps=4000),
+    "digits-flow": Recipe("digits", "flow", width=48, depth=4, patch_size=1, steps=2500),
+    "digits-eps": Recipe("digits", "eps", width=48, depth=4, patch_size=1, steps=2500),
 }
 
 
@@ -53,11 +58,13 @@ def build(config: dict[str, Any]) -> ConvDenoiser:
     return ConvDenoiser(colours, num_classes=classes, **size)
 
 
-def load_shipped(name: str, device: str | torch.device = "cpu") -> tuple[ConvDenoiser, RectifiedFlow | Diffusion]:
+def load_shipped(
+    name: str, device: str | torch.device = "cpu", folder: Path = CHECKPOINTS
+) -> tuple[ConvDenoiser, RectifiedFlow | Diffusion]:
     """Return a shipped denoiser and its process; raises ValueError, listing the names, for another."""
     if name not in RECIPES:
         raise ValueError(f"there is no shipped model {name!r}; there are {', '.join(RECIPES)}")
-    model = load_model(CHECKPOINTS / f"{name}.safetensors", build)
+    model = load_model(folder / f"{name}.safetensors", build)
     assert isinstance(model, ConvDenoiser)
     return model.to(device), process_of(RECIPES[name].predicts)
 
@@ -68,9 +75,14 @@ def _tensors(recipe: Recipe, device: torch.device, count: int) -> tuple[Tensor, 
     return data.images, data.labels
 
 
-def ship(name: str, budget: Budget, out: Path = CHECKPOINTS) -> TrainRecord:
-    """Train one shipped model, continuing where an earlier run was stopped, and write it to out/NAME.safetensors."""
+def ship(name: str, budget: Budget, out: Path | None = None) -> TrainRecord:
+    """Train one shipped model, continuing where an earlier run was stopped; write it to out/NAME.safetensors.
+
+    The section of the model in out/README.md is written anew, with its checksum and its measured quality.
+    out: data/checkpoints, or build/checkpoints at the smoke budget, which must not replace what is shipped.
+    """
     recipe = RECIPES[name]
+    out = out or (ROOT / "build" / "checkpoints" if budget.name == "smoke" else CHECKPOINTS)
     steps = budget.choose(smoke=4, laptop=recipe.steps, gpu=4 * recipe.steps, long=10 * recipe.steps)
     torch.manual_seed(0)
     model = build(asdict(recipe)).to(budget.device)
@@ -84,6 +96,52 @@ def ship(name: str, budget: Budget, out: Path = CHECKPOINTS) -> TrainRecord:
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}.safetensors"
     save_model(path, model, asdict(recipe))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    print(f"{path.name}: {record.steps} steps, {record.seconds:.0f} s, {path.stat().st_size:,} bytes, sha256 {digest}")
+    text = _section(path, recipe, record, budget)
+    _write_section(out / "README.md", text)
+    print(text)
     return record
+
+
+def quality(name: str, scale: float, budget: Budget, folder: Path = CHECKPOINTS) -> tuple[int, int]:
+    """Return how many of how many samples of a shipped model show the class that was asked for, at a guidance scale."""
+    model, process = load_shipped(name, budget.device, folder)
+    digit = RECIPES[name].data == "digits"
+    count = budget.choose(smoke=24, laptop=480)
+    labels = (torch.arange(count) % model.num_classes).to(budget.device)
+    noise = torch.randn(count, *((1, 8, 8) if digit else (3, 32, 32)), generator=torch.Generator().manual_seed(5))
+    sampler = SAMPLERS["euler" if isinstance(process, RectifiedFlow) else "ddim"]
+    images = sampler(Guided(model, labels, scale), noise.to(budget.device), 25, process).clamp(-1, 1)
+    if digit:
+        return int((digit_judge().read(images.cpu()) == labels.cpu()).sum()), count
+    return int(prompt_hits(images, labels, load_judge(budget.device))["all"].sum()), count
+
+
+def _section(path: Path, recipe: Recipe, record: TrainRecord, budget: Budget) -> str:
+    """Return the card of one model in Markdown; every number in it is measured or read from the record."""
+    weights = sum(p.numel() for p in build(asdict(recipe)).parameters())
+    target = "velocity of a rectified flow" if recipe.predicts == "flow" else "noise, on a cosine schedule"
+    data = "shapes (one object, 32×32)" if recipe.data == "shapes" else "scikit-learn's digits (8×8, training split)"
+    shares = []
+    for scale in (1.0, 2.0):
+        hits, count = quality(path.stem, scale, budget, path.parent)
+        share, low, high = proportion_interval(hits, count)
+        shares.append(f"{share:.1%} [{low:.1%}, {high:.1%}] at guidance scale {scale:g}")
+    return (
+        f"## {path.name}\n\n"
+        f"**What.** A ConvDenoiser of {weights:,} weights that predicts the {target}, for one class of {data}.\n\n"
+        f"**How made.** `python -m lesson_lib.experiments shipped --model {path.stem} --budget {budget.name}`: "
+        f"{record.steps:,} steps of batch {record.config['batch_size']}, 10 % of the labels dropped, averaged weights; "
+        f"{record.seconds / 60:.0f} minutes on {record.device}.\n\n"
+        f"**File.** {path.stat().st_size:,} bytes, sha256 `{hashlib.sha256(path.read_bytes()).hexdigest()}`.\n\n"
+        f"**Quality.** Share of {count} samples (25 steps) in which the judge reads the class that was asked for, with "
+        f"95 % Wilson intervals: {'; '.join(shares)}.\n"
+    )
+
+
+def _write_section(card: Path, section: str) -> None:
+    """Put a section into the card in place of the one with the same heading, or at the end."""
+    text = card.read_text(encoding="utf-8") if card.exists() else "# Checkpoints\n"
+    heading = section.splitlines()[0]
+    parts = re.split(r"(?m)^(?=## )", text)
+    parts = [part for part in parts if part.splitlines()[:1] != [heading]]
+    card.write_text("\n".join(part.rstrip("\n") + "\n" for part in [*parts, section]), encoding="utf-8")
