@@ -21,11 +21,11 @@ from lesson_lib.evaluate import class_accuracy, count_macs, digit_judge
 from lesson_lib.exercises import check, predict, prose, revisit, score
 from lesson_lib.experiments.injection import image_reader
 from lesson_lib.experiments.shipped import load_shipped
-from lesson_lib.flow import RectifiedFlow
+from lesson_lib.official.parity import parity
 from lesson_lib.train import denoising_loss, fit
 
 device = budget.device
-steps = budget.choose(smoke=4, laptop=24, gpu=50)  # of every sampler below
+recipe = {"lr": 2e-3, "warmup": 50, "ema": 0.99}  # of every training below
 
 # %% [markdown]
 # ## What does one dial do?
@@ -35,29 +35,28 @@ steps = budget.choose(smoke=4, laptop=24, gpu=50)  # of every sampler below
 # %% name="picture-first"
 from lesson_lib.guidance import Guided
 
-shipped, process = load_shipped("digits-flow", device)
+shipped, flow = load_shipped("digits-flow", device)
 ten = torch.arange(10, device=device)
 noise = torch.randn(10, 1, 8, 8, generator=budget.generator(1), device=device)
-rows = {f"scale {s:g}": samplers.euler(Guided(shipped, ten, s), noise, steps, process) for s in (0.0, 1.0, 2.0, 4.0, 8.0)}
-plot.sample_rows(
-    rows,
-    column_titles=[f"asked: {i}" for i in range(10)],
-    alt="Ten digits sampled at five guidance scales; every column starts from one noise",
-)
 
+
+def sample(model, start):
+    return samplers.euler(model, start, budget.choose(smoke=4, laptop=24, gpu=50), flow)
+
+
+rows = {f"scale {s:g}": sample(Guided(shipped, ten, s), noise) for s in (0.0, 1.0, 2.0, 4.0, 8.0)}
+asked_for = [f"asked: {i}" for i in range(10)]
+plot.sample_rows(
+    rows, column_titles=asked_for, alt="Ten digits at five guidance scales; a column starts from one noise"
+)
 guidance = results.load("guidance_scale")
-scales = guidance.x["values"]
-plot.curves(
-    scales,
-    {name: guidance.variants["flow"][metric] for name, metric in
-     {"recognised as asked": "accuracy", "near real digits (precision)": "precision", "real digits reached (recall)": "recall"}.items()},
-    xlabel="guidance scale",
-    ylabel="share",
-    alt="Share of samples recognised as asked, precision and recall against the guidance scale, with intervals over seeds",
-)  # fmt: skip
+shares = {"recognised": "accuracy", "precision": "precision", "recall": "recall"}
+shares = {name: guidance.variants["flow"][metric] for name, metric in shares.items()}
+scales, alt = guidance.x["values"], "Recognised samples, precision and recall by guidance scale, with bands over seeds"
+plot.curves(scales, shares, xlabel="guidance scale", ylabel="share", alt=alt)
 
 # %% [markdown]
-# At scale 0 nobody told the network what to draw. Look down a column: when does the right digit appear, and what is lost further down? By the end you can
+# Precision is the share of samples that lie near real digits, recall the share of real digits that lie near samples. At scale 0 nobody told the network what to draw. Look down a column: when does the right digit appear, and what is lost further down? By the end you can
 # write every line between the label and the picture. Before you look, two guesses:
 
 # %% name="guesses"
@@ -79,6 +78,7 @@ predict("guidance.q1")
 #
 # Here are all the parts, and all are deaf. The test turns one knob at a time and asks whether the output moved.
 
+
 # %% name="skeleton"
 @torch.no_grad()
 def hearing_test(time, label, inject, combine):
@@ -87,34 +87,33 @@ def hearing_test(time, label, inject, combine):
     enter, leave = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 1, 3, padding=1)
     x, t, labels = torch.randn(2, 1, 8, 8), torch.tensor([100.0, 900.0]), torch.tensor([3, 7])
 
-    def run(t, labels, scale=1.0, trace=False):
+    def run(t, labels, scale=1.0):
         halves = []
         for asked in (labels, torch.full_like(labels, 10)):  # with the class, then with the null class
             condition = time(t) + label(asked)
             h = inject(enter(x), condition)
             halves.append(leave(F.silu(h)))
-        if trace:
-            print(f"t {tuple(t.shape)} → condition {tuple(condition.shape)} → features {tuple(h.shape)} → prediction {tuple(halves[0].shape)}")
-        return combine(*halves, scale)
+        return combine(*halves, scale), [tuple(part.shape) for part in (t, condition, h, halves[0])]
 
-    before = run(t, labels, trace=True)
+    before, trace = run(t, labels)
+    print("time {} → condition {} → features {} → prediction {}".format(*trace))
     after = {"time": run(t + 50, labels), "class": run(t, labels + 1), "guidance scale": run(t, labels, 3.0)}
-    for knob, output in after.items():
-        print(f"hears the {knob:14} {'yes' if not torch.allclose(before, output, atol=1e-5) else 'no'}")
+    for knob, (output, _) in after.items():
+        print(f"hears the {knob:14} {'no' if torch.allclose(before, output, atol=1e-5) else 'yes'}")
 
 
 def deaf(number):
     return torch.zeros(len(number), 16)
 
 
-hearing_test(time=deaf, label=deaf, inject=lambda h, condition: h, combine=lambda conditional, unconditional, scale: conditional)
+hearing_test(deaf, deaf, inject=lambda h, condition: h, combine=lambda conditional, unconditional, scale: conditional)
 
 # %% [markdown] exercise_card="embed.sinusoidal"
 # ## Why not feed the number itself? (Exercise 2.1 · `sinusoidal`)
 #
 # Three times "no": you replace the four dummies in order. First the time.
 #
-# A layer multiplies and adds. Given $t = 3$ and $t = 4$ it can hardly answer differently; given $t = 999$ every unit is driven to its end. Division by 1000
+# A layer multiplies and adds. Given $t = 3$ and $t = 4$ it can hardly answer differently; given $t = 999$ its outputs are hundreds of times larger. Division by 1000
 # cures the second trouble and worsens the first. Neighbouring noise levels must *look* different.
 #
 # A clock does that: hour, minute and second hand are three frequencies of one time. Here are `size / 2` hands, each read as a cosine and a sine:
@@ -124,18 +123,20 @@ hearing_test(time=deaf, label=deaf, inject=lambda h, condition: h, combine=lambd
 # The fastest moves one radian per unit of $t$, the slowest hardly at all.
 #
 # **Your turn.** `t` is `(B,)`; return `(B, size)`, all cosines, then all sines, on `t.device`. The check asks for the convention `"dit"`, with two values of `max_period`.
-# Its cell then draws your clock at a hundred times.
+# Its cell then draws your clock at 200 times.
 
 # %% exercise="embed.sinusoidal"
 from lesson_lib.embed import sinusoidal
 
 # %% name="check-sinusoidal"
 sinusoidal = check("embed.sinusoidal", sinusoidal)
-table = sinusoidal(torch.arange(0, 1000, 10.0), 64)
-with plot.figure(alt="Sinusoidal features of a hundred times: fast stripes on the left of each half, almost constant on the right", height=3.2) as fig:
+clock = sinusoidal(torch.arange(0, 1000, 5.0), 64)
+with plot.figure(
+    alt="Features of 200 times: fast stripes at the left of each half, hardly any change at its right"
+) as fig:
     axes = fig.subplots()
     axes.grid(False)
-    shown = axes.imshow(table, cmap="PuOr_r", vmin=-1, vmax=1, aspect="auto", extent=(-0.5, 63.5, 1000, 0))
+    shown = axes.imshow(clock, cmap="PuOr_r", aspect="auto", extent=(-0.5, 63.5, 1000, 0))
     axes.set(xlabel="feature: 32 cosines, then 32 sines", ylabel="time t")
     fig.colorbar(shown, ax=axes, label="value")
 
@@ -151,22 +152,22 @@ with plot.figure(alt="Sinusoidal features of a hundred times: fast stripes on th
 times = torch.arange(0, 1000, 2.0)
 wanted = torch.sin(45 * (times / 1000) ** 2)
 inputs = {"t itself": times[:, None], "t / 1000": times[:, None] / 1000, "clock hands": sinusoidal(times, 64)}
+work = budget.choose(smoke=60, laptop=600)
 
 
 def squared_error(model, batch, generator):
     return (model(batch[0])[:, 0] - batch[1]).square().mean()
 
 
-with plot.figure(alt="Three fits of one curve: the number itself and the number over 1000 miss the fast part, the clock hands follow it", height=2.6) as fig:
-    for axes, (name, features) in zip(fig.subplots(1, 3, sharey=True), inputs.items(), strict=True):
+with plot.figure(alt="Fits of one curve: t itself and t / 1000 miss it, the clock hands follow it", height=2.6) as fig:
+    for axes, (name, given) in zip(fig.subplots(1, 3, sharey=True), inputs.items(), strict=True):
         torch.manual_seed(0)
-        net = nn.Sequential(nn.Linear(features.shape[1], 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
-        fit(net, (features, wanted), squared_error, steps=budget.choose(smoke=60, laptop=600), lr=3e-3, ema=0, progress=False)
-        with torch.no_grad():
-            guess = net(features)[:, 0]
+        net = nn.Sequential(nn.Linear(given.shape[1], 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
+        fit(net, (given, wanted), squared_error, steps=work, **recipe, progress=False)
+        learned = net(given)[:, 0].detach()
         axes.plot(times, wanted, color="#8A8A8A")
-        axes.plot(times, guess, color=plot.COLOUR["v"])
-        axes.set(title=f"{name}: error {(guess - wanted).square().mean():.3f}", xlabel="t")
+        axes.plot(times, learned, color=plot.COLOUR["v"])
+        axes.set(title=f"{name}: error {(learned - wanted).square().mean():.3f}", xlabel="t", ylim=(-1.8, 1.8))
 
 # %% [markdown]
 # The number itself fails because no single scale shows both its coarse and its fine part.
@@ -182,24 +183,14 @@ with plot.figure(alt="Three fits of one curve: the number itself and the number 
 # The last row is the trap: diffusers runs DiT's weights with a table that DiT was not trained on. By how much do the hands disagree?
 
 # %% name="conventions"
-from lesson_lib.embed import CONVENTIONS, sinusoidal as with_convention
-
 hand = torch.arange(128, dtype=torch.float64)
 apart = 10000 ** (-hand / 128) - 10000 ** (-hand / 127)  # radians per unit of time
-print(f"hands 128 against 127: at t = 999 at most {(999 * apart).max():.2f} rad apart (hand {int(apart.argmax())})")
-late = {name: with_convention(torch.tensor([999.0]), 256, convention=name) for name in CONVENTIONS}
-for first, second in (("dit", "ddpm"), ("dit", "diffusers-dit"), ("ddpm", "diffusers-dit")):
-    print(f"{first:5} against {second:13} at t = 999: features differ by up to {(late[first] - late[second]).abs().max():.2f}")
-plot.lines(
-    hand,
-    {f"t = {t}": t * apart for t in (999, 500, 100)},
-    xlabel="hand (0 is the fastest)",
-    ylabel="phase difference (rad)",
-    alt="Phase difference between the two exponents for each of 128 hands at three times",
-)
+print(f"128 against 127: at t = 999 up to {(999 * apart).max():.2f} rad apart (hand {int(apart.argmax())})")
+phases, alt = {f"t = {t}": t * apart for t in (999, 500, 100)}, "Phase difference of each of 128 hands at three times"
+plot.lines(hand, phases, xlabel="hand (0 is the fastest)", ylabel="phase difference (rad)", alt=alt)
 
 # %% [markdown]
-# Features run from −1 to 1, so a difference of two is as far as they go. There is no one table: a converter must carry the convention along with the weights. What
+# At π radians a hand points the other way. There is no one table: a converter must carry the convention along with the weights. What
 # follows the table is two layers; this cell uses *your* `sinusoidal`.
 
 # %% source="embed.TimeEmbedder"
@@ -219,16 +210,15 @@ from lesson_lib.embed import drop_labels
 
 # %% name="check-drop_labels"
 drop_labels = check("embed.drop_labels", drop_labels)
-asked = torch.arange(60) % 10
-batches = torch.stack([drop_labels(asked, 0.1, 10, torch.Generator().manual_seed(i)) for i in range(12)])
+whole = torch.arange(60) % 10
+batches = torch.stack([drop_labels(whole, 0.1, 10, torch.Generator().manual_seed(i)) for i in range(12)])
 share, low, high = results.proportion_interval(int((batches == 10).sum()), batches.numel())
 print(f"{share:.1%} of {batches.numel()} labels were dropped; 95 % interval [{low:.1%}, {high:.1%}]")
-with plot.figure(alt="Twelve batches of sixty labels as coloured cells; the dropped labels are black", height=2.2) as fig:
+with plot.figure(alt="Twelve batches of sixty labels as coloured cells; dropped ones are black", height=2.2) as fig:
     axes = fig.subplots()
     axes.grid(False)
-    axes.imshow((batches % 10) + torch.where(batches == 10, torch.nan, 0.0), cmap="Pastel1", aspect="auto")
-    axes.set_facecolor("black")
-    axes.set(xlabel="place in the batch", ylabel="batch")
+    axes.imshow(batches.float().masked_fill(batches == 10, torch.nan), cmap="Pastel1", aspect="auto")
+    axes.set(xlabel="place in the batch", ylabel="batch", facecolor="black")
 
 # %% [markdown] hints="embed.drop_labels"
 # idea: A uniform number lies below p with probability p, so a comparison makes the mask.
@@ -290,7 +280,6 @@ Guided = check("guidance.guided_bug", Guided)
 # 1, 2 and 4. Below the points: the velocities of the top class at half time, and the paths of 25 points.
 
 # %% name="toy"
-flow = RectifiedFlow(time="logit-normal")
 centres = torch.tensor([[0.0, 1.3], [-1.13, -0.65], [1.13, -0.65]])
 g = torch.Generator().manual_seed(0)
 cloud_labels = torch.randint(3, (4000,), generator=g)
@@ -299,18 +288,9 @@ cloud = centres[cloud_labels] + 0.6 * torch.randn(4000, 2, generator=g)
 
 def train_toy(label_dropout):
     torch.manual_seed(0)
-    model = PointDenoiser(width=64, depth=3, num_classes=3)
-    loss = denoising_loss(flow, label_dropout=label_dropout)
-    record = fit(model, (cloud, cloud_labels), loss, steps=budget.choose(smoke=60, laptop=400), batch_size=256, lr=2e-3, warmup=20, ema=0.98, progress=False)
-    return model, record
-
-
-toy, toy_record = train_toy(label_dropout=0.1)
-start = torch.randn(600, 2, generator=g)
-thirds = torch.arange(600) % 3
-clouds = {"data": cloud[:600]} | {f"scale {s:g}": samplers.euler(Guided(toy, thirds, s), start, steps, flow) for s in (1.0, 2.0, 4.0)}
-classes = dict.fromkeys(clouds, thirds) | {"data": cloud_labels[:600]}
-plot.points(clouds, classes=classes, extent=3.2, alt="Three classes of points: the data, and samples at guidance scales 1, 2 and 4, ever tighter and further apart")
+    points, loss = PointDenoiser(width=64, num_classes=3), denoising_loss(flow, label_dropout=label_dropout)
+    work = budget.choose(smoke=60, laptop=400)
+    return points, fit(points, (cloud, cloud_labels), loss, steps=work, batch_size=256, **recipe, progress=False)
 
 
 def describe(points, labels):
@@ -319,23 +299,28 @@ def describe(points, labels):
     return f"nearest to their own centre {nearest:4.0%}, spread within a class {spread:.2f}"
 
 
+toy, toy_record = train_toy(label_dropout=0.1)
+start, thirds = torch.randn(600, 2, generator=g), torch.arange(600) % 3
+clouds = {f"scale {s:g}": sample(Guided(toy, thirds, s), start) for s in (1.0, 2.0, 4.0)}
+clouds, classes = {"data": cloud[:600]} | clouds, {"data": cloud_labels[:600]} | dict.fromkeys(clouds, thirds)
+plot.points(clouds, classes=classes, extent=3.2, alt="Three classes: data, then scales 1, 2, 4, ever tighter and apart")
 for name, points in clouds.items():
     print(f"{name:8} {describe(points, classes[name])}")
+
 axis = torch.linspace(-3, 3, 15)
 grid = torch.cartesian_prod(axis, axis)
-top = torch.zeros(len(grid), dtype=torch.int64)
-with plot.figure(alt="Velocity of the top class at half time at scales 1, 2 and 4, with paths of 25 points that bend further upwards as the scale grows", height=3.1) as fig:
+half, top = torch.full((len(grid),), 500.0), torch.zeros(len(grid), dtype=torch.int64)
+with plot.figure(alt="Arrows and paths of the top class at scales 1, 2, 4, bending ever further up", height=3.1) as fig:
     for axes, s in zip(fig.subplots(1, 3, sharey=True), (1.0, 2.0, 4.0), strict=True):
-        with torch.no_grad():
-            arrows = Guided(toy, top, s)(grid, torch.full((len(grid),), 500.0))
-        way = samplers.euler(Guided(toy, top[:25], s), start[:25], steps, flow, trajectory=True)
+        arrows = -Guided(toy, top, s)(grid, half).detach()
+        way = samplers.euler(Guided(toy, top[:25], s), start[:25], 24, flow, trajectory=True)
         axes.plot(*way.unbind(2), color="#8A8A8A", linewidth=0.8)
-        axes.quiver(*grid.T, *-arrows.T, color=plot.COLOUR["u"], angles="xy", scale_units="xy", scale=14, width=0.005)
-        axes.scatter(*way[-1].T, s=14, color=plot.colours(["end"])[0], zorder=3)
+        axes.quiver(*grid.T, *arrows.T, color=plot.COLOUR["u"], angles="xy", scale_units="xy", scale=14, width=0.005)
+        axes.scatter(*way[-1].T, s=14, color=plot.COLOUR["eps"], zorder=3)
         axes.set(title=f"scale {s:g}", xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
 
 # %% [markdown]
-# The classes separate, and each becomes narrower than its data. The arrows show why: at scale 1 they aim at the whole class; as the scale grows they aim away from the other two, and
+# From scale 1 upwards the classes separate, and each becomes narrower than its data. The arrows show why: at scale 1 they aim at the whole class; as the scale grows they aim away from the other two, and
 # points from everywhere end in one corner. Guidance sharpens a class and narrows it, in one move.
 
 # %% [markdown] exercise_card="condition.Concat.forward"
@@ -371,8 +356,7 @@ from lesson_lib.condition import Add
 
 # %% name="concat-is-add"
 torch.manual_seed(0)
-concat, add = Concat(8, 6), Add(8, 6)
-h, c = torch.randn(2, 8, 4, 4), torch.randn(2, 6)
+concat, add, h, c = Concat(8, 6), Add(8, 6), torch.randn(2, 8, 4, 4), torch.randn(2, 6)
 with torch.no_grad():
     add.project.weight.copy_(concat.mix.weight[:, 8:, 0, 0])
     add.project.bias.copy_(concat.mix.bias)
@@ -382,7 +366,8 @@ with torch.no_grad():
 # %% [markdown] exercise_card="condition.FiLM.forward"
 # ## What can adding not do? (Exercise 2.6 · `FiLM.forward`)
 #
-# The difference is rounding: concatenation is addition after a mix. Such a condition can move features and cannot decide which features count. For that it must multiply.
+# The difference is rounding: concatenation is addition after a mix. Such a condition moves features. It cannot switch one off by itself; only a nonlinearity behind
+# it can, where the push is large enough. What can switch is multiplication.
 #
 # **Your turn.** `self.project` turns the condition `(B, D)` into `2C` numbers: first `C` scales, then `C` shifts. Return `h * (1 + scale) + shift`; say where the missing axes go. The check's cell
 # takes a real digit as the only feature, sets the weights so that the condition *is* (scale, shift), and turns both.
@@ -394,14 +379,16 @@ from lesson_lib.condition import FiLM
 FiLM = check("condition.FiLM.forward", FiLM)
 
 real, held_out = digits("train").to(device), digits("test").to(device)
-film = FiLM(1, 2)
-shifts = torch.linspace(-1, 1, 7)
+two = held_out.images[held_out.labels == 2][:1].cpu()
+film, shifts = FiLM(1, 2), torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0])
+rows = {}
 with torch.no_grad():
     film.project.weight.copy_(torch.eye(2))
     film.project.bias.zero_()
-    digit = held_out.images[3:4].cpu().expand(7, -1, -1, -1)
-    turned = {f"scale {s:g}": film(digit, torch.stack([torch.full((7,), s), shifts], dim=1)) for s in (-2.0, -1.0, -0.5, 0.0, 1.0)}
-plot.sample_rows(turned, column_titles=[f"shift {s:.2f}" for s in shifts], alt="One digit under five scales and seven shifts: inverted at scale -2, erased at -1, unchanged at 0")
+    for s in (-2.0, -1.0, -0.5, 0.0, 1.0):
+        rows[f"scale {s:g}"] = film(two.expand(5, -1, -1, -1), torch.stack([torch.full((5,), s), shifts], dim=1))
+titles = [f"shift {s:g}" for s in shifts]
+plot.sample_rows(rows, column_titles=titles, alt="A digit under five scales and shifts: inverted at -2, erased at -1")
 
 # %% [markdown] hints="condition.FiLM.forward"
 # idea: Two axes of length one broadcast over height and width.
@@ -437,25 +424,23 @@ from lesson_lib.condition import CrossAttention
 # %% name="check-cross-attention"
 CrossAttention = check("condition.CrossAttention.forward", CrossAttention)
 
-ink = held_out.images[3, 0].cpu()
-line = torch.linspace(-1, 1, 8)
-places = torch.stack([line[:, None].expand(8, 8), line.expand(8, 8), ink, torch.zeros(8, 8)])[None]  # (1, 4, 8, 8)
+line, tokens = torch.linspace(-1, 1, 8), torch.eye(3)
+places = torch.stack([line[:, None].expand(8, 8), line.expand(8, 8), two[0, 0], torch.zeros(8, 8)])[None]
 layer = CrossAttention(4, 3)
+looks_for = torch.tensor([[-1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]])  # small row, large column, ink
 with torch.no_grad():
-    layer.query.weight.copy_(torch.eye(4))
-    layer.key.weight.copy_(8 * torch.tensor([[-1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]))  # top: small row; right: large column
+    for part, weight in ((layer.query, torch.eye(4)), (layer.key, 8 * looks_for), (layer.out, torch.eye(4))):
+        part.weight.copy_(weight)
     layer.value.weight.copy_(torch.eye(4)[:, :3])
-    layer.out.weight.copy_(torch.eye(4))
     layer.out.bias.zero_()
-    chosen = (layer(places, torch.eye(3)[None]) - places)[0, :3]
-    alone = (layer(places, torch.eye(3)[:1]) - places)[0, :1]
-print(f"three tokens: weights of a place add up to {chosen.sum(0).min():.3f}–{chosen.sum(0).max():.3f}")
-print(f"one token: its weight lies between {alone.min():.3f} and {alone.max():.3f} at all 64 places")
+    chosen, alone = ((layer(places, given[None]) - places)[0] for given in (tokens, tokens[:1]))
+print(f"one token: its weight lies between {alone[0].min():.3f} and {alone[0].max():.3f} at all 64 places")
+maps, titles = (
+    torch.cat([two[0], 2 * chosen[:3] - 1, 2 * alone[:1] - 1]),
+    ["digit", "“top”", "“right”", "“ink”", "“top” alone"],
+)
 plot.sample_grid(
-    torch.cat([ink[None], 2 * chosen - 1, 2 * alone - 1])[:, None],
-    titles=["the digit", "token “top”", "token “right”", "token “ink”", "“top”, alone"],
-    columns=5,
-    alt="A digit, then which places attend to three tokens named top, right and ink, then a single token that every place attends to fully",
+    maps[:, None], titles=titles, columns=5, alt="A digit; attention to three tokens; one token alone, all white"
 )
 
 # %% [markdown] hints="condition.CrossAttention.forward"
@@ -469,7 +454,7 @@ plot.sample_grid(
 #
 # ## Do your parts equal the public ones?
 #
-# Your attention against torch's own function, your time embedder against diffusers (where that is not installed, the recorded difference). Then the hearing test with your parts,
+# Your attention against torch's own function, the library's parts against diffusers (the recorded differences where it is not installed). Then the hearing test with your parts,
 # and what the four ways cost. `INJECTIONS` is the library's table of them: enter your classes, and every network below is built from them.
 
 # %% name="parity"
@@ -477,34 +462,36 @@ revisit("condition.q1")
 with torch.no_grad():
     layer, h, tokens = CrossAttention(8, 6), torch.randn(2, 8, 4, 4), torch.randn(2, 3, 6)
     fetched = F.scaled_dot_product_attention(layer.query(h.flatten(2).mT), layer.key(tokens), layer.value(tokens))
-    difference = (layer(h, tokens) - (h + layer.out(fetched).mT.reshape(h.shape))).abs().max()
-print(f"cross-attention against torch: largest difference {difference:.1e}\n")
-hearing_test(time=TimeEmbedder(16), label=nn.Embedding(11, 16), inject=FiLM(8, 16), combine=guide)
+    apart = layer(h, tokens) - (h + layer.out(fetched).mT.reshape(h.shape))
+print(f"\nyour cross-attention against torch: largest difference {apart.abs().max():.1e}")
+print(f"the library against diffusers: {parity('embeddings')}\n")
+hearing_test(TimeEmbedder(16), nn.Embedding(11, 16), inject=FiLM(8, 16), combine=guide)
 
 from lesson_lib.condition import INJECTIONS
 from lesson_lib.denoiser import ConvDenoiser
 
 INJECTIONS.update({"concat": Concat, "add": Add, "film": FiLM, "cross-attention": CrossAttention})
 one = torch.randn(1, 1, 8, 8), torch.tensor([500.0]), torch.tensor([7])
-print(f"{'way to hear the class':22} {'parameters':>10} {'multiply-adds per picture':>27}")
+print(f"\n{'way to hear the class':22} {'parameters':>10} {'multiply-adds per picture':>27}")
 for way in INJECTIONS:
     net = ConvDenoiser(1, width=32, depth=3, num_classes=10, time_way="add", condition_way=way)
     print(f"{way:22} {sum(p.numel() for p in net.parameters()):>10,} {count_macs(net, *one):>27,}")
 
 # %% [markdown]
-# Three times yes. And the ways are not equal: FiLM adds parameters and hardly any arithmetic, because its layer runs once a picture; concat and attention run at every place. Remember that when
-# you read who wins.
+# Three times yes. And the ways are not equal: FiLM adds parameters and hardly any arithmetic, because its layer runs once a picture; concat and attention run at every place. Keep it in
+# mind for the comparison below.
 #
 # ## Can it draw the digit you ask for?
 #
-# Real handwritten digits, 8 × 8, 1,397 of them; your FiLM, a tenth of the labels dropped. The budget decides how long.
+# Real handwritten digits, 8 × 8; your FiLM, a tenth of the labels dropped. The budget decides how long.
 
 # %% name="train"
 torch.manual_seed(0)
-model = ConvDenoiser(1, width=48, depth=4, num_classes=10).to(device)
-loss = denoising_loss(flow, label_dropout=0.1)
-record = fit(model, (real.images, real.labels), loss, steps=budget.choose(smoke=30, laptop=1000, gpu=4000), lr=2e-3, warmup=50, ema=0.99)
-print(f"{record.steps} steps, {record.seconds:.0f} s, {record.images_per_second:.0f} pictures/s, peak {record.peak_memory_mb:.0f} MB on {record.device}; budget: {budget.name}")
+model, loss = ConvDenoiser(1, width=48, depth=4, num_classes=10).to(device), denoising_loss(flow, label_dropout=0.1)
+work = budget.choose(smoke=30, laptop=1000, gpu=4000)
+record = fit(model, (real.images, real.labels), loss, steps=work, **recipe)
+print(f"{len(real)} digits, {record.steps} steps, {record.seconds:.0f} s, {record.images_per_second:.0f} pictures/s")
+print(f"peak memory {record.peak_memory_mb:.0f} MB on {record.device}; budget: {budget.name}")
 print(f"attention layers in this network: {sum(isinstance(part, CrossAttention) for part in model.modules())}")
 plot.losses(record, alt="Training loss of the class-conditional flow on real digits")
 
@@ -517,45 +504,41 @@ orders = torch.arange(count, device=device) % 10
 begin = torch.randn(count, 1, 8, 8, generator=budget.generator(2), device=device)
 
 
-def recognised(name, share, count):
+def report(name, share, count):
     share, low, high = results.proportion_interval(round(share * count), count)
-    print(f"{name:32} {share:6.1%} of {count:4}   95 % interval [{low:.1%}, {high:.1%}]")
+    print(f"{name:34} {share:6.1%} of {count:4}   95 % interval [{low:.1%}, {high:.1%}]")
     return low, high
 
 
-judged = {}
-for name, net, s in (("yours, scale 1", model, 1.0), ("yours, scale 2", model, 2.0), ("shipped, scale 1", shipped, 1.0), ("shipped, scale 2", shipped, 2.0)):
-    samples = samplers.euler(Guided(net, orders, s), begin, steps, flow).clamp(-1, 1)
-    judged[name] = recognised(name, class_accuracy(samples, orders), count)
-judged["real"] = recognised("real digits it has not seen", digit_judge().accuracy, len(held_out))
-low, high = judged["yours, scale 2"]
-claim = "above 95 %" if low > 0.95 else "below 95 %" if high < 0.95 else "on both sides of 95 %: more samples or more steps would decide"
-print(f"\nAt scale 2 after {record.steps} steps the interval of your network lies {claim}.")
-
-rows = {
-    "yours, scale 1": samplers.euler(Guided(model, ten, 1.0), noise, steps, flow),
-    "yours, scale 2": samplers.euler(Guided(model, ten, 2.0), noise, steps, flow),
-    "shipped, scale 2": samplers.euler(Guided(shipped, ten, 2.0), noise, steps, flow),
-    "real": torch.stack([real.images[real.labels == k][0] for k in range(10)]),
-}
-plot.sample_rows(rows, column_titles=[str(i) for i in range(10)], alt="Digits sampled by your network at scales 1 and 2 and by the shipped one, above real digits")
+for name, net in (("shipped", shipped), ("yours", model)):
+    for s in (1.0, 2.0):
+        drawn = sample(Guided(net, orders, s), begin).clamp(-1, 1)
+        low, high = report(f"{name}, scale {s:g}", class_accuracy(drawn, orders), count)
+report("real digits, held out", digit_judge().accuracy, len(held_out))
+where = "above" if low > 0.95 else "below" if high < 0.95 else "on both sides of"
+print(f"\nAt scale 2, after {record.steps} steps, the interval of your network lies {where} 95 %.")
+rows = {f"yours, scale {s:g}": sample(Guided(model, ten, s), noise) for s in (1.0, 2.0)}
+rows["shipped, scale 2"] = sample(Guided(shipped, ten, 2.0), noise)
+rows["real"] = torch.stack([real.images[real.labels == k][0] for k in range(10)])
+plot.sample_rows(
+    rows, column_titles=asked_for, alt="Your digits at scales 1 and 2, the shipped network's, and real ones"
+)
 
 # %% [markdown]
 # The classifier errs on real digits as well (fifth line). A sample that it always reads is not "better than real"; it is more *typical* than handwriting. Turn the dial, two noises a class, and watch
 # each pair grow alike.
 
 # %% name="dial-samples"
-dial = [0.0, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0]
-twenty = torch.arange(20, device=device) % 10
+dial, twenty = [0.0, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0], torch.arange(20, device=device) % 10
 fixed = torch.randn(20, 1, 8, 8, generator=budget.generator(3), device=device)
-turned = [samplers.euler(Guided(model, twenty, s), fixed, steps, flow) for s in dial]
+turned = {s: sample(Guided(model, twenty, s), fixed) for s in dial}
 
 
-def draw(scale):
-    plot.sample_grid(turned[dial.index(scale)], columns=10, titles=[str(int(k)) for k in twenty], alt=f"Twenty digits at guidance scale {scale:g}")
+def draw(s):
+    plot.sample_grid(turned[s], columns=10, alt=f"Twenty digits at guidance scale {s:g}")
 
 
-widgets.slider(draw, dial, label="guidance scale", alt="Twenty digits sampled from the same noises at each guidance scale")
+widgets.slider(draw, dial, label="guidance scale", alt="Twenty digits from the same noises at each guidance scale")
 
 # %% [markdown]
 # ## Can a picture be the condition?
@@ -568,28 +551,22 @@ reader = image_reader(0, budget.choose(smoke=5, laptop=400), device)
 with torch.no_grad():
     seen, unseen = reader.features(real.images), reader.features(held_out.images)
 torch.manual_seed(0)
-echo = ConvDenoiser(1, width=32, depth=3, feature_size=seen.shape[1]).to(device)
-fit(echo, (real.images, seen), denoising_loss(flow), steps=budget.choose(smoke=10, laptop=600, gpu=3000), lr=2e-3, warmup=50, ema=0.99, progress=False)
-
-
-def echoes(features, offset):
-    first = torch.randn(len(features), 1, 8, 8, generator=budget.generator(offset), device=device)
-    return samplers.euler(lambda x, t: echo(x, t, features), first, steps, flow).clamp(-1, 1)
-
-
-shown = torch.stack([(held_out.labels == k).nonzero()[0, 0] for k in range(10)])
-rows = {"held out": held_out.images[shown]} | {f"sample {i}": echoes(unseen[shown], 10 + i) for i in (1, 2, 3)}
+echo, work = (
+    ConvDenoiser(1, width=32, depth=3, feature_size=32).to(device),
+    budget.choose(smoke=10, laptop=600, gpu=3000),
+)
+fit(echo, (real.images, seen), denoising_loss(flow), steps=work, **recipe, progress=False)
+begin = torch.randn(3, len(held_out), 1, 8, 8, generator=budget.generator(4), device=device)
+drawn = [sample(lambda x, t: echo(x, t, unseen), first).clamp(-1, 1) for first in begin]
+first = torch.stack([(held_out.labels == k).nonzero()[0, 0] for k in range(10)])
+rows = {"held out": held_out.images[first]} | {f"sample {i + 1}": one[first] for i, one in enumerate(drawn)}
 plot.sample_rows(rows, alt="Ten held-out digits above three samples each, drawn from their class tokens alone")
-
-drawn = echoes(unseen, 20)
 other = torch.arange(len(held_out), device=device)
 for k in range(10):
-    members = (held_out.labels == k).nonzero()[:, 0]
-    other[members] = members.roll(1)
-own = (drawn - held_out.images).flatten(1).norm(dim=1)
-stranger = (drawn - held_out.images[other]).flatten(1).norm(dim=1)
-recognised("recognised as their source's class", class_accuracy(drawn, held_out.labels), len(drawn))
-low, high = recognised("nearer to their own source", float((own < stranger).double().mean()), len(drawn))
+    other[held_out.labels == k] = other[held_out.labels == k].roll(1)
+own, stranger = ((drawn[0] - held_out.images[who]).flatten(1).norm(dim=1) for who in (slice(None), other))
+report("recognised as their source's class", class_accuracy(drawn[0], held_out.labels), len(held_out))
+low, _ = report("nearer to their own source", (own < stranger).float().mean().item(), len(held_out))
 print("More than the class came through." if low > 0.5 else "That more than the class came through is not established.")
 
 # %% [markdown]
@@ -601,15 +578,13 @@ print("More than the class came through." if low > 0.5 else "That more than the 
 # features*. The loss is measured on 400 held-out digits, the same noise for all.
 
 # %% name="ablation"
-records = {what: results.load(f"injection_{what}") for what in ("time", "class", "image")}
-print(f"{records['time'].configuration['steps']} steps a run, seeds {records['time'].seeds}, {records['time'].hardware}")
-for what, found in records.items():
-    plot.intervals(found, "loss", xlabel=f"loss on held-out digits, telling the {what}", better="lower", alt=f"Held-out loss of four ways to tell the {what}, every seed and intervals")
-for what, found in records.items():
-    print(f"— {what} —\n{results.verdict(found, 'loss')}")
-    if "accuracy" in found.metrics:
-        print(results.verdict(found, "accuracy", better="higher"))
-    print(results.summary(found, "fd_pixel"), "\n")
+for what in ("time", "class", "image"):
+    found = results.load(f"injection_{what}")
+    label, alt = f"loss on held-out digits, telling the {what}", f"Held-out loss of four ways to tell the {what}"
+    plot.intervals(found, "loss", xlabel=label, better="lower", alt=alt)
+    print(f"{found.configuration['steps']} steps a run, seeds {found.seeds}")
+    for metric in found.metrics:
+        print(results.verdict(found, metric, better="higher" if metric == "accuracy" else "lower"))
 
 # %% [markdown]
 # How to read this. The verdict pairs the seeds and claims a difference only where its interval leaves out zero; where none is established, the dots may lie apart and you should still not quote an
@@ -622,15 +597,16 @@ for what, found in records.items():
 # seeds, and your guess.
 
 # %% name="fidelity-diversity"
-middle = {metric: [entry[0] for entry in guidance.curve("flow", metric)] for metric in ("precision", "recall")}
-with plot.figure(alt="Precision against recall along the guidance scale, one dot for each scale, bars over seeds", height=3.6, width=5.6) as fig:
+recall, precision = (guidance.curve("flow", metric) for metric in ("recall", "precision"))
+with plot.figure(alt="Precision against recall, one dot for each guidance scale", height=3.6, width=5.6) as fig:
     axes = fig.subplots()
-    axes.plot(middle["recall"], middle["precision"], color="#8A8A8A", zorder=1)
-    for s, x, y in zip(scales, guidance.curve("flow", "recall"), guidance.curve("flow", "precision"), strict=True):
-        axes.errorbar(x[0], y[0], xerr=[[x[0] - x[1]], [x[2] - x[0]]], yerr=[[y[0] - y[1]], [y[2] - y[0]]], fmt="o", color=plot.COLOUR["u"], elinewidth=1)
-        axes.annotate(f"{s:g}", (x[0], y[0]), (5, 5), textcoords="offset points", weight="bold")
+    axes.plot([x[0] for x in recall], [y[0] for y in precision], "o-", color=plot.COLOUR["u"])
+    for s, x, y in zip(scales, recall, precision, strict=True):
+        axes.plot(x[1:], [y[0], y[0]], color=plot.COLOUR["u"], linewidth=1)
+        axes.plot([x[0], x[0]], y[1:], color=plot.COLOUR["u"], linewidth=1)
+        axes.annotate(f"{s:g}", (x[0], y[0]), (6, 6), textcoords="offset points", weight="bold")
     axes.set(xlabel="recall: share of real digits reached", ylabel="precision: share near real digits")
-    axes.set_title(f"numbers: guidance scale · bars: 95 % t-interval, {len(guidance.seeds)} seeds", size=8)
+    axes.set_title(f"numbers: guidance scale · crosses: 95 % t-interval, {len(guidance.seeds)} seeds", size=8)
 
 
 def change(metric, first, second):
@@ -641,20 +617,16 @@ def change(metric, first, second):
     return word
 
 
-for metric in ("accuracy", "precision", "recall", "fd_pixel"):
+for metric in guidance.metrics:
     for first, second in ((0.0, 1.0), (1.0, 2.0), (2.0, 5.0)):
         change(metric, first, second)
 words = change("accuracy", 1.0, 3.0), change("recall", 1.0, 3.0)
-outcome = {
-    ("rises", "rises"): "both rise",
-    ("rises", "falls"): "recognised rises, recall falls",
-    ("falls", "rises"): "recognised falls, recall rises",
-    ("falls", "falls"): "both fall",
-}
-revisit("guidance.q1", outcome.get(words, "at least one does not change"))
+both = {("rises", "rises"): "both rise", ("falls", "falls"): "both fall"}
+mixed = {("rises", "falls"): "recognised rises, recall falls", ("falls", "rises"): "recognised falls, recall rises"}
+revisit("guidance.q1", (both | mixed).get(words, "at least one does not change"))
 
 # %% [markdown]
-# `fd_pixel` falls when samples get better: find the scale where it stops falling, and compare it with the one you liked best on the dial. DiT's best FID is at scale 1.5 (Table 2). What guidance buys is agreement
+# `fd_pixel` falls when samples get better: find the scale where it stops falling, and compare it with the one you liked best on the dial. DiT reports its best FID, 2.27, at scale 1.5 (Table 2). What guidance buys is agreement
 # with the label; it pays in variety, and in a second run of the network at every step.
 #
 # ## What did they break?
@@ -665,15 +637,14 @@ revisit("guidance.q1", outcome.get(words, "at least one does not change"))
 # %% name="break-it-run" cellView="form"
 careless, careless_record = train_toy(label_dropout=0.0)
 sound = Guided(toy, thirds, 4.0)
-patients = {
-    "sound": sound,
-    "A": Guided(careless, thirds, 4.0),
-    "B": Guided(toy, thirds, 4.0, combine=lambda first, second, s: guide(second, first, s)),
-    "C": lambda x, t: sound(x, t / 1000),
-}
-broken = {name: samplers.euler(patient, start, steps, flow) for name, patient in patients.items()}
-plot.losses({"sound, B and C": toy_record, "A": careless_record}, alt="Training losses: one curve for the sound run and for students B and C, a lower one for student A")
-plot.points(broken, classes=dict.fromkeys(broken, thirds), extent=6.5, alt="Samples at scale 4: three tight clusters for the sound run, long streaks for A, scattered points on the wrong sides for B, a smeared cloud for C")
+patients = {"sound": sound, "A": Guided(careless, thirds, 4.0)}
+patients["B"] = Guided(toy, thirds, 4.0, combine=lambda first, second, s: guide(second, first, s))
+patients["C"] = lambda x, t: sound(x, t / 1000)
+broken = {name: sample(patient, start) for name, patient in patients.items()}
+curves = {"sound, B and C": toy_record, "A": careless_record}
+plot.losses(curves, alt="Training losses: one curve for the sound run and for B and C, a lower one for A")
+alt = "Sound: three tight clusters; A: wider ones further out; B: a scattered ring; C: smeared clusters"
+plot.points(broken, classes=dict.fromkeys(broken, thirds), extent=9.5, alt=alt)
 for name, points in broken.items():
     print(f"{name:6} {describe(points, thirds)}, furthest point {points.norm(dim=1).max():.1f}")
 
@@ -709,7 +680,7 @@ prose("guidance.w1", """""")
 # | SD3, `mmdit.py` | as here, $1000\,\sigma$ | pooled text and tokens | modulation, joint attention | $s$, on the denoised picture |
 #
 # **A box about three channels.** DiT's `forward_with_cfg` guides output channels 0 to 2 and leaves the fourth latent channel alone. Its author calls that unintended, inherited from code for RGB
-# (facebookresearch/DiT, PR 12 and issue 41). Appendix A: a three-channel scale of $1 + x$ acts about like $1 + \tfrac34 x$ on four. diffusers' `DiTPipeline` guides all four, so the same number asks
+# (facebookresearch/DiT, PR 12 and issue 41). The paper's appendix A: a three-channel scale of $1 + x$ acts about like $1 + \tfrac34 x$ on four. diffusers' `DiTPipeline` guides all four, so the same number asks
 # for more there.
 #
 # ## What have you got now?
@@ -722,7 +693,7 @@ prose("guidance.w1", """""")
 #
 # * Ho and Salimans, *Classifier-free diffusion guidance* (arXiv 2207.12598): the method, in the $w$ convention.
 # * Dhariwal and Nichol (ADM, arXiv 2105.05233), §3.1 and Table 3: AdaGN against adding.
-# * Perez and others, *FiLM* (arXiv 1709.07871): why a condition should multiply, before diffusion.
+# * Perez and others, *FiLM* (arXiv 1709.07871): why a condition should multiply; older than DDPM.
 
 # %% name="score"
 score("02")

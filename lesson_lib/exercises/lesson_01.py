@@ -24,7 +24,8 @@ LESSON = LessonCard(
 
 
 def _pair(g: torch.Generator, size: int) -> tuple[Tensor, Tensor]:
-    first = normal(g, 2 + size, 3, 4, 5 + size)
+    """Pictures and points in turn: an answer must fit both, since the lesson uses it on both."""
+    first = normal(g, 4 + size, *((3, 4, 5 + size), (2,))[size % 2])
     return first, normal(g, *first.shape)
 
 
@@ -35,16 +36,16 @@ def _levels(g: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _mixing(g: torch.Generator, size: int) -> Case:
-    return Case(*_pair(g, size), uniform(g, 2 + size, low=0.1, high=0.9))
+    return Case(*_pair(g, size), uniform(g, 4 + size, low=0.1, high=0.9))
 
 
 def _one_step(g: torch.Generator, size: int) -> Case:
-    return Case(*_pair(g, size), *_levels(g, 2 + size))
+    return Case(*_pair(g, size), *_levels(g, 4 + size))
 
 
 def _ddim(g: torch.Generator, size: int) -> Case:
     x0, eps = _pair(g, size)
-    return Case(x0, eps, *_levels(g, 2 + size), normal(g, *x0.shape), (0.0, 0.5, 1.0)[size % 3])
+    return Case(x0, eps, *_levels(g, 4 + size), normal(g, *x0.shape), (0.0, 0.5, 1.0)[size % 3])
 
 
 def _straight(g: torch.Generator, size: int) -> Case:
@@ -59,8 +60,8 @@ def _bent(z: Tensor, t: Tensor) -> Tensor:
 
 def _heun(g: torch.Generator, size: int) -> Case:
     z, _ = _pair(g, size)
-    t = uniform(g, 2 + size, low=0.6, high=1.0)
-    return Case(_bent, z, t, t - uniform(g, 2 + size, low=0.2, high=0.5))
+    t = uniform(g, 4 + size, low=0.6, high=1.0)
+    return Case(_bent, z, t, t - uniform(g, 4 + size, low=0.2, high=0.5))
 
 
 def _times(g: torch.Generator, size: int) -> Case:

@@ -14,6 +14,7 @@ RECORDED = Path(__file__).with_name("parity.json")
 # key → the package it needs, and the function (module in this folder, name) that returns what → largest difference
 COMPARISONS = {
     "samplers": ("diffusers", "schedulers", "compare_samplers"),
+    "embeddings": ("diffusers", "embeddings", "compare_embeddings"),
 }
 
 
@@ -27,7 +28,7 @@ class Parity:
 
     def __str__(self) -> str:
         made = "measured now" if self.fresh else "recorded"
-        lines = [f"{name:<12} {value:.1e}" for name, value in self.differences.items()]
+        lines = [f"{name:<23} {value:.1e}" for name, value in self.differences.items()]
         return "\n".join(["largest difference", *lines, f"{made}, {_versions(self.versions)}"])
 
 
