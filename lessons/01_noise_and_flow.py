@@ -27,7 +27,7 @@ from lesson_lib.evaluate import class_accuracy, count_macs
 from lesson_lib.exercises import check, predict, prose, revisit, score
 from lesson_lib.experiments.shipped import RECIPES, load_shipped
 from lesson_lib.flow import RectifiedFlow, interpolate, shift_times
-from lesson_lib.noise import Diffusion, expand, score_from_eps, v_target, x0_from_v
+from lesson_lib.noise import Diffusion, score_from_eps, v_target, x0_from_v
 from lesson_lib.official.parity import parity
 from lesson_lib.train import denoising_loss, fit
 
@@ -37,30 +37,24 @@ start = torch.randn(4, 3, 32, 32, generator=budget.generator(1), device=budget.d
 steps = budget.choose(smoke=14, laptop=56)
 path = samplers.euler(lambda x, t: model(x, t, orders), start, steps, process, trajectory=True)
 names = [f"{COLOURS[order // 4]} {SHAPES[order % 4]}" for order in orders.tolist()]
-plot.trajectory(
-    path, process.grid(steps).tolist(), labels=names, alt="Four rows of noise that become pictures of shapes"
-)
+times = process.grid(steps).tolist()
+plot.trajectory(path, times, labels=names, alt="Four rows of noise that become pictures of shapes")
 
 # %% name="quality-plot"
-ablation = results.load("sampler_steps", __import__("pathlib").Path("/tmp/exp01"))
-plot.curves(
-    ablation.x["values"],
-    {name: ablation.variants[name]["fd_judge"] for name in ablation.variants},
-    xlabel="network calls for each picture",
-    ylabel="FD-judge (lower is better)",
-    logx=True,
-    logy=True,
-    alt="Fréchet distance of four samplers against the number of network calls, mean and interval over the seeds",
-)
+ablation = results.load("sampler_steps")
+quality = {name: ablation.variants[name]["fd_judge"] for name in ablation.variants}
+labels = {"xlabel": "network calls for each picture", "ylabel": "FD-judge (lower is better)"}
+alt = "FD-judge of four samplers against the number of network calls, mean and interval over the seeds"
+plot.curves(ablation.x["values"], quality, **labels, logx=True, logy=True, alt=alt)
 print(ablation.configuration["data"], "·", ablation.configuration["steps"], "training steps ·", ablation.hardware)
 
 # %% [markdown]
 # Read a curve from left to right: where it is level, further calls are wasted; where it is steep, they pay. FD-judge is a distance between two
-# clouds of features, of samples and of real pictures. By the end you can write all four samplers and say which line of code sets the slope.
+# clouds of features, of samples and of real pictures. By the end you can write all four samplers and explain this picture.
 #
 # ## Before you look: two guesses
 #
-# Guess now; you will be shown your guess beside the measurement.
+# You will see them again beside the measurements.
 
 # %% name="guesses"
 predict("noise.q1")
@@ -81,9 +75,8 @@ predict("flow.q1")
 #
 # ## What are the parts?
 #
-# Four: something that ruins, a network that answers, a rule that turns the answer into a step, and a loop. Here they all are, as dummies. It runs, and
-# it makes nothing. You replace one after another. Watch the shapes: every stop on the way has the shape of a picture, and it is one and the same network
-# at every stop, told only the time.
+# Something that ruins, a network that answers, a rule that turns the answer into a step, and a loop. Here they are as dummies: it runs, and it makes
+# nothing. You replace one after another. Every stop has the shape of a picture, and one network serves them all, told only the time.
 
 
 # %% name="skeleton"
@@ -133,18 +126,17 @@ add_noise = check("noise.add_noise", add_noise)
 # %% [markdown] hints="noise.add_noise"
 # idea: Two terms, each a coefficient for each picture times a tensor.
 # pseudo-code: a = alpha_bar with trailing axes; root of a times x0, plus root of (1 - a) times noise.
-# most common error: leaving out the roots. Then the result of two unit variances has a variance below 1, and at the middle it is only a half.
+# most common error: Leaving out the roots. Then the result of two unit variances has a variance below 1, and at the middle it is only a half.
 
 # %% name="moons-ruined"
 moons = toy_points("moons", 4000, budget.generator(2))
 moons_noise = torch.randn(moons.shape, generator=budget.generator(3), device=budget.device)
-ruined = {f"ᾱ = {a:g}": add_noise(moons, moons_noise, torch.full((4000,), a)) for a in (1.0, 0.9, 0.5, 0.01)}
-plot.points(
-    {name: cloud[:1500] for name, cloud in ruined.items()}, alt="Two moons dissolve into a round cloud as ᾱ falls"
-)
+ruined = {f"ᾱ = {a:g}": add_noise(moons, moons_noise, torch.full((4000,), a).to(moons)) for a in (1.0, 0.9, 0.5, 0.01)}
+ruined = {name: cloud[:1500] for name, cloud in ruined.items()}
+plot.points(ruined, alt="Two moons dissolve into a round cloud as ᾱ falls")
 
 # %% [markdown]
-# At the right the moons are gone, and what is left is a cloud that anybody can draw without a network. That is where sampling starts.
+# At the right the moons are gone. What is left is a cloud that you can draw without a network, and that is where sampling starts.
 #
 # ## Which ᾱ belongs to which step?
 #
@@ -155,13 +147,9 @@ plot.points(
 # noise, $\log \bar\alpha/(1-\bar\alpha)$.
 
 # %% name="schedules"
-schedules = {
-    "linear": Diffusion(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)),  # DDPM, ADM, DiT
-    "ldm-linear": Diffusion(
-        torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    ),  # Stable Diffusion
-    "cosine": Diffusion.cosine(),
-}
+betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)  # DDPM, ADM, DiT
+roots = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64)  # latent diffusion, Stable Diffusion
+schedules = {"linear": Diffusion(betas), "ldm-linear": Diffusion(roots**2), "cosine": Diffusion.cosine()}
 with plot.figure(alt="Size of the signal and log signal-to-noise ratio over the steps, for three schedules") as fig:
     left, right = fig.subplots(1, 2)
     for row, (name, schedule) in enumerate(schedules.items()):
@@ -178,39 +166,32 @@ for name, schedule in schedules.items():
     last = schedule.alpha_bar[-1]
     glow = add_noise(white, torch.randn(white.shape, generator=g), last.float().expand(500)).mean()
     equal = int((schedule.alpha_bar < 0.5).nonzero()[0])
-    print(
-        f"{name:<11} ᾱ = ½ at step {equal} · √ᾱ at the last step {last.sqrt():.4f} · mean of white pictures there {glow:+.3f}"
-    )
+    print(f"{name:<10} ᾱ = ½ at step {equal} · last step: √ᾱ {last.sqrt():.4f}, mean of white pictures {glow:+.3f}")
 
 # %% [markdown]
-# Look at the last column. Ruin 500 white pictures to the last step, and under latent diffusion's "linear" their mean is still visibly above zero: a
-# little of every picture **leaks** through. A network trained so has never seen pure noise, yet pure noise is what it is given when you sample. So
-# when a paper says "linear schedule", ask: linear in $\beta$ (DDPM, ADM, DiT) or in $\sqrt\beta$ (latent diffusion, Stable Diffusion; `scaled_linear`
-# in diffusers)?
+# Look at the last column. Ruin 500 white pictures to the last step, and under latent diffusion's "linear" their mean stays above zero: a little of
+# every picture **leaks** through. Such a network has never seen pure noise, yet pure noise is what you hand it. So when a paper says "linear", ask: in
+# $\beta$, or in $\sqrt\beta$ (`scaled_linear` in diffusers)?
 #
 # Now turn the dial. Both rows are at the same step.
 
 # %% name="noise-dial"
-four = shapes(4, seed=5).images
+some = shapes(60, seed=5)
+four = torch.stack([some.images[some.labels % 4 == shape][shape] for shape in range(4)])
 four_noise = torch.randn(four.shape, generator=torch.Generator().manual_seed(6))
 stops = [0, 50, 100, 200, 300, 400, 500, 600, 800, 999]
-dial = {
-    t: {
-        name: add_noise(four, four_noise, schedules[name].alpha_bar[t].float().expand(4))
-        for name in ("linear", "cosine")
-    }
-    for t in stops
-}
-widgets.slider(
-    lambda t: plot.sample_rows(dial[t], alt=f"Four pictures at step {t}"),
-    stops,
-    label="noise level: step t",
-    alt="Four pictures of shapes at rising noise levels, under the linear and under the cosine schedule",
-)
+
+
+def dial(t):
+    rows = {name: schedules[name].alpha_bar[t].float().expand(4) for name in ("linear", "cosine")}
+    rows = {name: add_noise(four, four_noise, level) for name, level in rows.items()}
+    plot.sample_rows(rows, alt=f"Four pictures at step {t}, under two schedules")
+
+
+widgets.slider(dial, stops, label="noise level: step t", alt="Four pictures of shapes at rising noise levels")
 
 # %% [markdown]
-# Where does the last trace of shape go? Under *linear* about half of all steps train on what you cannot tell from noise. The answer to this section's
-# question: the step number means nothing by itself; $\bar\alpha_t$ does.
+# Under *linear* the last trace of a shape goes much earlier. The step number means nothing by itself; $\bar\alpha_t$ does.
 #
 # ## What should the network say?
 #
@@ -219,25 +200,24 @@ widgets.slider(
 # `v` is the direction of the arc at $x_t$, `u` that of the chord (both drawn shorter than they are). `eps`, `x0`, `v`, `u`: four dialects, one meaning.
 
 # %% name="geometry"
-with plot.figure(
-    alt="A quarter circle and a straight line from x0 to noise, with v and u as arrows along them", height=3.9
-) as fig:
+arrows = {  # name: tail, direction, place of the label
+    "x0": ((0, 0), (1, 0), (1.03, -0.02)),
+    "eps": ((0, 0), (0, 1), (-0.16, 1.0)),
+    "v": ((0.819, 0.574), (-0.287, 0.41), (0.6, 0.99)),
+    "u": ((0.6, 0.4), (-0.4, 0.4), (0.1, 0.68)),
+}
+alt = "A quarter circle and a chord from x0 to eps, with v and u as arrows along them"
+style = {"width": 0.005, "angles": "xy", "scale_units": "xy", "scale": 1, "zorder": 3}
+with plot.figure(alt=alt, height=3.9) as fig:
     axes = fig.subplots()
     angle = torch.linspace(0, torch.pi / 2, 60)
     axes.plot(angle.cos(), angle.sin(), color=plot.COLOUR["v"])
     axes.plot([1, 0], [0, 1], color=plot.COLOUR["u"])
-    arrows = {
-        "x0": ((0, 0), (1, 0), (1.03, -0.02)),
-        "eps": ((0, 0), (0, 1), (-0.14, 1.0)),
-        "v": ((0.819, 0.574), (-0.287, 0.41), (0.6, 0.99)),
-        "u": ((0.6, 0.4), (-0.4, 0.4), (0.12, 0.68)),
-    }
     for name, (tail, along, where) in arrows.items():
-        arrow = {"color": plot.COLOUR[name], "width": 0.005, "angles": "xy", "scale_units": "xy", "scale": 1}
-        axes.quiver(*tail, *along, zorder=3, **arrow)
+        axes.quiver(*tail, *along, color=plot.COLOUR[name], **style)
         axes.text(*where, name, color=plot.ink(plot.COLOUR[name]), weight="bold", size=12)
     axes.text(0.85, 0.58, "diffusion: $x_t = \\sqrt{ᾱ}\\,x_0 + \\sqrt{1-ᾱ}\\,ε$")
-    axes.text(0.62, 0.41, "flow: $z_t = (1-t)\\,x_0 + t\\,ε$", ha="left", va="bottom")
+    axes.text(0.56, 0.36, "flow: $z_t = (1-t)\\,x_0 + t\\,ε$", ha="right", va="top")
     axes.set(xlim=(-0.25, 1.9), ylim=(-0.08, 1.1), aspect="equal")
     axes.set_axis_off()
 
@@ -262,26 +242,21 @@ x0_from_eps = check("noise.x0_from_eps", x0_from_eps)
 # %% [markdown] hints="noise.x0_from_eps"
 # idea: Take away the noise that is in there, then undo the shrinking.
 # pseudo-code: a with trailing axes; (x_t minus root(1 - a) times eps), the whole divided by root(a).
-# most common error: missing brackets, so that only the noise is divided.
+# most common error: Missing brackets, so that only the noise is divided.
 
 # %% name="which-error"
-a_bar = schedules["linear"].alpha_bar[::25].float()
+levels = schedules["linear"].alpha_bar[::25].float()
 x0, eps = moons[:500].cpu(), moons_noise[:500].cpu()
-error = {"eps": [], "x0": [], "v": []}
-for level in a_bar.split(1):
+error = {"eps": [], "v": []}
+for level in levels.split(1):
     level = level.expand(500)
     x_t = add_noise(x0, eps, level)
     error["eps"].append((x0_from_eps(x_t, eps + 0.1, level) - x0).abs().mean())
-    error["x0"].append(((x0 + 0.1) - x0).abs().mean())
     error["v"].append((x0_from_v(x_t, v_target(x0, eps, level) + 0.1, level) - x0).abs().mean())
-plot.lines(
-    torch.arange(0, 1000, 25),
-    error,
-    xlabel="step t",
-    ylabel="error of the picture",
-    logy=True,
-    alt="An error of 0.1 in eps grows by a factor above a hundred near the last step; in v and x0 it does not",
-)
+error["x0"] = [0.1] * len(levels)
+labels = {"xlabel": "step t", "ylabel": "error of the picture"}
+alt = "An error of 0.1 in eps grows a hundredfold towards the last step; in v it stays below 0.1"
+plot.lines(torch.arange(0, 1000, 25), error, **labels, logy=True, alt=alt)
 
 # %% [markdown]
 # Near pure noise the division by $\sqrt{\bar\alpha}$ magnifies every error of a noise predictor; near the data it forgives nearly all. A `v` predictor
@@ -314,12 +289,12 @@ print(f"{eps_record.steps} steps, {eps_record.seconds:.1f} s, loss {sum(eps_reco
 
 def toy_score(x, t):
     level = toy.alpha_bar_at(t.long().cpu()).float()
-    return score_from_eps(eps_net(x.to(budget.device), t.to(budget.device)).cpu(), level)
+    score = score_from_eps(eps_net(x.to(budget.device), t.to(budget.device)).cpu(), level)
+    return score * (1 - level).sqrt()[:, None]  # so that the arrows of all panels are of one order
 
 
-plot.flow_field(
-    toy_score, (600, 300, 100), alt="Arrows of the score: towards the middle at t = 600, towards two moons at 100"
-)
+alt = "Score: towards the middle at t = 600, towards two moons at t = 40"
+plot.flow_field(toy_score, (600, 200, 40), extent=2.3, alt=alt)
 
 # %% [markdown] exercise_card="noise.posterior"
 # ### Exercise 1.3 · How far may one step go? `posterior`
@@ -342,8 +317,8 @@ posterior = check("noise.posterior", posterior)
 
 # %% [markdown] hints="noise.posterior"
 # idea: Four numbers for each picture (ᾱ, ᾱ_prev, α, β), then a weighted mean of two tensors.
-# pseudo-code: expand both ᾱs; alpha = ᾱ / ᾱ_prev; beta = 1 - alpha; mean = (root(ᾱ_prev) beta x0 + root(alpha) (1 - ᾱ_prev) x_t) / (1 - ᾱ); variance as above.
-# most common error: using ᾱ where α is meant. ᾱ counts all the steps since the data, α this one.
+# pseudo-code: Expand both ᾱs; alpha = ᾱ / ᾱ_prev; beta = 1 - alpha; mean = (root(ᾱ_prev) beta x0 + root(alpha) (1 - ᾱ_prev) x_t) / (1 - ᾱ); variance as above.
+# most common error: Using ᾱ where α is meant. ᾱ counts all the steps since the data, α this one.
 
 # %% name="posterior-figure"
 known = {"x0": 0.9, "x_t": -0.4, "now": 0.35, "before": 0.6}
@@ -362,9 +337,8 @@ witnesses = {
     "knows x_t": bell(known["x_t"] / alpha**0.5, (1 - alpha) / alpha),
     "both: yours": bell(mean, variance),
 }
-plot.lines(
-    x, witnesses, xlabel="x before the step", ylabel="density", alt="Two Gaussians, and the posterior between them"
-)
+alt = "Two Gaussians, and the posterior between them"
+plot.lines(x, witnesses, xlabel="x before the step", ylabel="density", alt=alt)
 steps = torch.tensor([1, 10, 100, 900])
 now, before = toy.alpha_bar_at(steps), toy.alpha_bar_at(steps - 1)
 _, variance = posterior(torch.zeros(4, 2), torch.zeros(4, 2), now.float(), before.float())
@@ -375,7 +349,7 @@ for t, ratio in zip(steps.tolist(), (variance.flatten() / (1 - now / before)).to
 # The third curve lies between the others and is narrower than both. A sampler does not know $x_0$, so it puts the network's guess in its place, and
 # the honest variance lies somewhere between $\tilde\beta$ ("small") and $\beta$ ("large"). The printed ratios say that the choice hardly matters,
 # except in the first few steps from the data. Improved DDPM, ADM and DiT let the network decide: a second half of output channels $v$ interpolates
-# between the two **logarithms**, $\log\sigma^2 = f\log\beta + (1-f)\log\tilde\beta$ with $f=(v+1)/2$. It pays when steps are few.
+# between the two **logarithms**, $\log\sigma^2 = f\log\beta + (1-f)\log\tilde\beta$ with $f=(v+1)/2$.
 #
 # Drawing from the posterior, a thousand times, is DDPM. Must the noise be fresh each time? No. **DDIM** puts the *predicted* noise back and adds as
 # much fresh noise as you like:
@@ -389,7 +363,7 @@ for t, ratio in zip(steps.tolist(), (variance.flatten() / (1 - now / before)).to
 # $\bar\alpha$ is `alpha_bar`, where you are; $\bar\alpha'$ is `alpha_bar_prev`, where you go; $n$ is `noise`. With `eta = 0` the step is
 # deterministic. Rounding can push $1-\bar\alpha'-\sigma^2$ a hair below zero: clamp before the root.
 #
-# The loop around it follows below: it holds your `x0_from_eps`, your `posterior` and your `ddim_step`. Eight walkers leave from **one** point.
+# The loop around it follows below: it holds your `x0_from_eps`, your `posterior` and your `ddim_step`. Four walkers leave from **one** point.
 
 # %% exercise="samplers.ddim_step"
 from lesson_lib.samplers import ddim_step
@@ -399,8 +373,8 @@ ddim_step = check("samplers.ddim_step", ddim_step)
 
 # %% [markdown] hints="samplers.ddim_step"
 # idea: It is add_noise again, at a lower level, with predictions in place of the truth; part of the noise is exchanged for fresh noise of the same variance.
-# pseudo-code: expand both; sigma from the formula; root(ᾱ') x0 + root(clamp(1 - ᾱ' - sigma²)) eps + sigma noise.
-# most common error: ending at the level you came from, ᾱ instead of ᾱ'. The picture then never gets cleaner.
+# pseudo-code: Expand both; sigma from the formula; root(ᾱ') x0 + root(clamp(1 - ᾱ' - sigma²)) eps + sigma noise.
+# most common error: Ending at the level you came from, ᾱ instead of ᾱ'. The picture then never gets cleaner.
 
 
 # %% name="sample_diffusion"
@@ -422,22 +396,18 @@ def sample_diffusion(model, x, process, steps, eta=None, generator=None):
     return torch.stack(path)
 
 
-one_place = torch.tensor([[0.6, -1.0]], device=budget.device).expand(8, 2)
-walks = {
-    name: sample_diffusion(eps_net, one_place, toy, 50, eta, budget.generator(7))
-    for name, eta in (("ddpm", None), ("ddim", 0.0))
-}
-with plot.figure(
-    alt="Eight DDPM walks from one point scatter; eight DDIM walks are one and the same line", height=4.0
-) as fig:
-    for axes, (name, walk) in zip(fig.subplots(1, 2), walks.items(), strict=True):
+one_place = torch.tensor([[1.4, 1.8]], device=budget.device).expand(4, 2)
+alt = "Four DDPM walks from one point scatter; four DDIM walks are one and the same line"
+with plot.figure(alt=alt, height=4.0) as fig:
+    for axes, (name, eta) in zip(fig.subplots(1, 2), {"ddpm": None, "ddim": 0.0}.items(), strict=True):
+        walk = sample_diffusion(eps_net, one_place, toy, 50, eta, budget.generator(7)).cpu()
         axes.scatter(*moons[:800].T.cpu(), s=3, color="#CCCCCC")
-        axes.plot(walk[..., 0].cpu(), walk[..., 1].cpu(), color=plot.COLOUR[name], linewidth=1.1, alpha=0.8)
-        axes.scatter(*walk[-1].T.cpu(), s=22, color=plot.ink(plot.COLOUR[name]), zorder=3)
-        axes.set(title=f"{name}: 8 walks from one point", xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
+        axes.plot(walk[..., 0], walk[..., 1], color=plot.COLOUR[name], linewidth=1.1, alpha=0.8)
+        axes.scatter(*walk[-1].T, s=30, color=plot.ink(plot.COLOUR[name]), zorder=3)
+        axes.set(title=f"{name}: 4 walks from one point", xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
 
 # %% [markdown]
-# DDPM rolls dice all the way: eight walks, eight ends. DDIM rolls them once, before it sets off: one start, one end, one smooth line. And a smooth line
+# DDPM rolls dice all the way: four walks, four ends. DDIM rolls them once, before it sets off: one start, one end, one smooth line. And a smooth line
 # can be walked in large strides; that answers how far a step may go. It depends on how straight the way is.
 #
 # ## Can the way be made straight?
@@ -470,14 +440,12 @@ velocity_target = check("flow.velocity_target", velocity_target)
 # %% [markdown] hints="flow.velocity_target"
 # idea: On a straight line the velocity is the same everywhere: end minus beginning, for one unit of time.
 # pseudo-code: the derivative of (1 - t) x0 is -x0; of t noise it is noise; add.
-# most common error: the other sign. It is right in code where t = 1 is data.
+# most common error: The other sign. It is right in code where t = 1 is data.
 
 # %% name="train-toy-flow"
 line_times = torch.linspace(1, 0, 20)
 lines = torch.stack([interpolate(moons[:25], moons_noise[:25], t.expand(25).to(moons)) for t in line_times])
-plot.paths(
-    lines, title="25 training pairs", alt="Twenty-five straight lines between noise and moons; many of them cross"
-)
+plot.paths(lines, title="25 training pairs", alt="Straight lines between noise and moons; many of them cross")
 straight = RectifiedFlow()
 
 
@@ -520,13 +488,13 @@ heun_step = check("samplers.heun_step", heun_step)
 # %% [markdown] hints="samplers.heun_step"
 # idea: A trial stride, then a better-informed one from the same place.
 # pseudo-code: here = velocity(z, t); there = velocity(euler_step(z, here, t, t_next), t_next); euler_step(z, mean of here and there, t, t_next).
-# most common error: asking for the second velocity at t. The trial point belongs to t_next.
+# most common error: Asking for the second velocity at t. The trial point belongs to t_next.
 
 
 # %% name="sample_flow"
 @torch.no_grad()
 def sample_flow(model, z, process, steps, heun=False):
-    """Walk from noise z to data with Euler or Heun strides; the last one, to time 0, is Euler's. Returns (steps + 1, B, ...)."""
+    """Walk from noise z to data; the last stride, to time 0, is always Euler's. Returns (steps + 1, B, ...)."""
 
     def velocity(z, t):
         return model(z, process.model_time(t))
@@ -539,21 +507,28 @@ def sample_flow(model, z, process, steps, heun=False):
     return torch.stack(path)
 
 
-start = torch.randn(500, 2, generator=budget.generator(8), device=budget.device)
-road = sample_flow(flow_net, start, straight, 200)
+seeds = [torch.Generator().manual_seed(seed) for seed in range(5)]
+start = torch.cat([torch.randn(100, 2, generator=seed) for seed in seeds]).to(budget.device)
+road = sample_flow(flow_net, start, straight, 200, heun=True)
 calls = [3, 5, 9, 17, 33, 65]
+
+
+def distance(ends):
+    return (ends - road[-1]).norm(dim=1).view(5, 100).mean(1)
+
+
 off = {
-    "euler": [(sample_flow(flow_net, start, straight, n)[-1] - road[-1]).norm(dim=1).mean() for n in calls],
-    "heun": [
-        (sample_flow(flow_net, start, straight, (n + 1) // 2, True)[-1] - road[-1]).norm(dim=1).mean() for n in calls
-    ],
+    "euler": [distance(sample_flow(flow_net, start, straight, n)[-1]) for n in calls],
+    "heun": [distance(sample_flow(flow_net, start, straight, (n + 1) // 2, heun=True)[-1]) for n in calls],
 }
-plot.lines(calls, off, xlabel="network calls", ylabel="mean distance to the end of the road", logx=True, logy=True,
-           alt="Distance to where 200 Euler steps end, for Euler and Heun at equal numbers of calls")  # fmt: skip
+off = {name: torch.stack(values, dim=1) for name, values in off.items()}
+labels = {"xlabel": "network calls", "ylabel": "distance to the end of the road"}
+alt = "Distance to where 200 Heun strides end, for Euler and Heun at equal numbers of calls, five seeds of noise"
+plot.curves(calls, off, **labels, logx=True, logy=True, alt=alt)
 
 # %% [markdown]
-# The end of the road here is where 200 small Euler strides arrive. At equal calls Heun takes half as many strides; its line starts higher where calls
-# are few, and falls faster. (At the right both are as near as the reference itself is exact.)
+# The end of the road is where 200 small Heun strides arrive. At equal calls Heun takes half as many strides, and each is better informed. Which line
+# lies lower, and from where on?
 #
 # Now the claim that you will read often: *flow matching trains straight paths, so it needs one step*. Look at the road.
 
@@ -563,9 +538,8 @@ def network_arrows(x, t):
     return flow_net(x.to(budget.device), straight.model_time(t).to(budget.device)).cpu()
 
 
-plot.flow_field(
-    network_arrows, (0.9, 0.5, 0.1), path=road[::4], alt="The learned velocity at three times, with bent paths"
-)
+alt = "The learned velocity at three times, with bent paths"
+plot.flow_field(network_arrows, (0.9, 0.5, 0.1), path=road[::4], cells=13, alt=alt)
 few = {f"{n} call{'s' * (n > 1)}": sample_flow(flow_net, start, straight, n)[-1] for n in (1, 2, 8, 64)}
 plot.points(few, alt="Samples after one call form a blob in the middle; after 64 calls they are two moons", extent=2.6)
 walked = (road[1:] - road[:-1]).norm(dim=2).sum(0)
@@ -576,9 +550,9 @@ print(f"the learned road is {detour:.2f} times as long as the straight line (med
 print(f"after one call the samples spread {shrunk:.0%} as wide as the data")
 
 # %% [markdown]
-# Every training line is straight; the field learned from them is bent, as the first printed number says. One call lands on a blob, because at $t=1$
-# the best guess of $\epsilon-x_0$ is $\epsilon$ minus the *mean* of the data. Straight conditional paths do not make a one-step generator. That takes
-# a further training (reflow, distillation, consistency), which is another lesson.
+# (Arrows point towards noise; you walk against them.) Every training line is straight; the field learned from them is bent, as the first number says.
+# One call lands on a blob, because at $t=1$ the best guess of $\epsilon-x_0$ is $\epsilon$ minus the *mean* of the data. Straight training lines do
+# not make a one-step generator.
 #
 # ## Which times should it practise?
 #
@@ -599,7 +573,7 @@ logit_normal_times = check("flow.logit_normal_times", logit_normal_times)
 # %% [markdown] hints="flow.logit_normal_times"
 # idea: The name reads backwards: the *logit* of t is normal, so t is the sigmoid of a normal number.
 # pseudo-code: n = randn(count, from the generator, on its device); sigmoid(mean + std n).
-# most common error: scaling after the sigmoid, which leaves the interval.
+# most common error: Scaling after the sigmoid, which leaves the interval.
 
 # %% name="times-figure"
 g = torch.Generator().manual_seed(9)
@@ -607,10 +581,8 @@ drawn = {"uniform": torch.rand(40_000, generator=g), "logit-normal": logit_norma
 drawn["logit-normal, shift 3"] = shift_times(drawn["logit-normal"], 3.0)
 plot.histogram(drawn, xlabel="training time t (1 is noise)", alt="Uniform, logit-normal and shifted logit-normal times")
 tenths = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9])
-print(
-    "shift 3 moves",
-    ", ".join(f"{a:g} → {b:.3f}" for a, b in zip(tenths.tolist(), shift_times(tenths, 3.0).tolist(), strict=True)),
-)
+for a, b in zip(tenths.tolist(), shift_times(tenths, 3.0).tolist(), strict=True):
+    print(f"shift 3: {a:g} → {b:.3f}")
 
 # %% [markdown]
 # Does it help? In SD3's comparison of 61 recipes over 24 settings (Table 1, average rank, lower is better) logit-normal (0, 1) has rank 1.54, and
@@ -623,7 +595,7 @@ print(
 # ## Do the parts fit together?
 #
 # Your parts against the library's samplers, then the library's against diffusers' schedulers, on one fake model with the same noise and steps.
-# Differences of about $10^{-6}$ are rounding. The last lines are the price of a picture: calls × the cost of a call.
+# Differences of about $10^{-6}$ are rounding. Last, the price of a picture: calls × the cost of a call.
 
 # %% name="parity"
 ours = {
@@ -643,13 +615,10 @@ for name, recipe in RECIPES.items():
     picture = torch.zeros(1, 3 if side == 32 else 1, side, side)
     macs = count_macs(net, picture, torch.zeros(1), torch.zeros(1, dtype=torch.long))
     weights = sum(p.numel() for p in net.parameters())
-    print(
-        f"{name:<12} {weights / 1e6:.2f} M weights · {macs / 1e6:.0f} M MACs a call · 31 calls: {31 * macs / 1e9:.2f} G"
-    )
+    cost = f"{macs / 1e6:.0f} M MACs a call, {31 * macs / 1e9:.2f} G for 31 calls"
+    print(f"{name:<12} {weights / 1e6:.2f} M weights · {cost}")
 print("DDPM, CIFAR-10 (App. B): 35.7 M weights, 1,000 calls · DiT (§4): 250 calls")
-print(
-    f"DiT-XL/2 (§4): 5.7 steps a second on a TPU v3-256, so 400,000 steps take {400_000 / 5.7 / 3600:.1f} h: our division, not the paper's"
-)
+print(f"DiT-XL/2 (§4): 5.7 steps/s on a TPU v3-256; 400,000 steps are {400_000 / 5.7 / 3600:.1f} h (our division)")
 
 # %% [markdown]
 # ## What does a minute of training buy?
@@ -661,31 +630,19 @@ print(
 torch.manual_seed(0)
 times = RectifiedFlow(time="logit-normal")
 live = ConvDenoiser(1, width=48, depth=4, num_classes=10).to(budget.device)
-record = fit(
-    live,
-    (real.images.to(budget.device), real.labels.to(budget.device)),
-    denoising_loss(times, label_dropout=0.1),
-    steps=budget.choose(smoke=10, laptop=400, gpu=2000),
-    lr=2e-3,
-    warmup=30,
-    ema=0.99,
-    progress=False,
-)
-print(
-    f"{record.steps} steps · {record.seconds:.0f} s · peak {record.peak_memory_mb:,.0f} MB · {record.images_per_second:,.0f} images/s"
-)
+data = (real.images.to(budget.device), real.labels.to(budget.device))
+loss, steps = denoising_loss(times, label_dropout=0.1), budget.choose(smoke=10, laptop=400, gpu=2000)
+record = fit(live, data, loss, steps=steps, lr=2e-3, warmup=30, ema=0.99, progress=False)
+print(f"{record.steps} steps · {record.seconds:.0f} s · peak {record.peak_memory_mb:,.0f} MB")
 plot.losses(record, alt="Loss of the short run on digits: a steep fall, then a slow one")
 
 wanted = (torch.arange(budget.choose(smoke=20, laptop=200)) % 10).to(budget.device)
 start = torch.randn(len(wanted), 1, 8, 8, generator=budget.generator(10), device=budget.device)
 shipped, _ = load_shipped("digits-flow", budget.device)
-made = {
-    f"live, {record.steps} steps": live,
-    f"shipped, {RECIPES['digits-flow'].steps} steps": shipped,
-}
+made = {f"live, {steps} steps": live, f"shipped, {RECIPES['digits-flow'].steps} steps": shipped}
 made = {name: samplers.heun(lambda x, t, net=net: net(x, t, wanted), start, 16, times) for name, net in made.items()}
-plot.sample_rows({name: pictures[:10] for name, pictures in made.items()}, column_titles=list("0123456789"),
-                 alt="Ten digits by the live and by the shipped network, from the same noise")  # fmt: skip
+alt = "Ten digits by the live and by the shipped network, from the same noise"
+plot.sample_rows({name: ten[:10] for name, ten in made.items()}, column_titles=list("0123456789"), alt=alt)
 for name, pictures in made.items():
     right = round(class_accuracy(pictures, wanted) * len(wanted))
     share, low, high = results.proportion_interval(right, len(wanted))
@@ -700,22 +657,17 @@ for name, pictures in made.items():
 
 # %% name="ablation"
 few_calls = {name: ablation.values(name, "fd_judge", 9.0) for name in ablation.variants}
-plot.intervals(
-    few_calls,
-    xlabel="FD-judge at 9 calls",
-    better="lower",
-    alt="FD-judge of four samplers at nine calls, with intervals",
-)
+alt = "FD-judge of four samplers at nine calls, with intervals"
+plot.intervals(few_calls, xlabel="FD-judge at 9 calls", better="lower", alt=alt)
 for calls in (5.0, 9.0, 65.0):
     for pair in (("ddpm", "ddim"), ("euler", "heun")):
         print(results.verdict(ablation, "fd_judge", at=calls, variants=pair))
 
 # %% name="ablation-times"
-times_record = results.load("time_sampling", __import__("pathlib").Path("/tmp/exp01"))
+times_record = results.load("time_sampling")
 by_steps = {name: times_record.values(name, "fd_judge", 8.0) for name in times_record.variants}
-plot.intervals(
-    by_steps, xlabel="FD-judge at 8 Euler steps", better="lower", alt="FD-judge of uniform and logit-normal times"
-)
+alt = "FD-judge of uniform and logit-normal times"
+plot.intervals(by_steps, xlabel="FD-judge at 8 Euler steps", better="lower", alt=alt)
 for count in times_record.x["values"]:
     print(results.verdict(times_record, "fd_judge", at=count))
 revisit("noise.q1")
@@ -728,8 +680,7 @@ revisit("flow.q1", landed)
 #
 # ## Break it
 #
-# Three students each have one wrong line. All code runs, no error appears. Here is what they wrote; read it, run it, and compare with your own
-# functions above.
+# Three students each have one wrong line. All code runs; no error appears. Read what they wrote, then look at the curves and samples.
 
 
 # %% name="break-it"
@@ -744,8 +695,7 @@ def loss_2(model, batch, generator):
     (x0,) = batch
     t = toy.sample_times(len(x0), generator)
     eps = torch.randn(x0.shape, generator=generator, device=x0.device)
-    level = expand(toy.alpha_bar_at(t), x0)
-    x_t = level * x0 + (1 - level) * eps
+    x_t = add_noise(eps, x0, toy.alpha_bar_at(t).float())
     return (model(x_t, toy.model_time(t)) - eps).square().mean()
 
 
@@ -759,16 +709,9 @@ def sample_3(model, z):
 start = torch.randn(1500, 2, generator=budget.generator(11), device=budget.device)
 net_1, record_1 = train_toy(loss_1)
 net_2, record_2 = train_toy(loss_2)
-curves = {
-    "sound flow, and 3": flow_record,
-    "student 1": record_1,
-    "sound noise predictor": eps_record,
-    "student 2": record_2,
-}
-plot.losses(
-    curves,
-    alt="Loss curves: students 1 and 3 look like the sound flow, student 2 differs from the sound noise predictor",
-)
+sound = {"sound flow, and 3": flow_record, "sound noise predictor": eps_record}
+alt = "Loss curves: students 1 and 3 look like the sound flow; student 2 lies above the sound noise predictor"
+plot.losses({**sound, "student 1": record_1, "student 2": record_2}, alt=alt)
 broken = {
     "sound flow": sample_flow(flow_net, start, straight, 32)[-1],
     "student 1": sample_flow(net_1, start, straight, 32)[-1],
@@ -789,8 +732,8 @@ plot.points(broken, alt="Samples of a sound flow and of three broken programs", 
 #
 # <details><summary>Student 2</summary>
 #
-# `x_t = level * x0 + (1 - level) * eps`: the roots are missing. The sampler believes in the sound process, so every $\hat x_0$ has the wrong size. The
-# loss gives a hint: it is not the sound predictor's.
+# `add_noise(eps, x0, …)`: the arguments are swapped, so at late times the network looks at clean data and is asked for noise that it cannot see. Here
+# the loss does tell: it is far above the sound predictor's.
 #
 # </details>
 #
@@ -801,18 +744,18 @@ plot.points(broken, alt="Samples of a sound flow and of three broken programs", 
 #
 # </details>
 #
-# The rule to keep: a loss curve vouches for the training alone. If it looks right and the samples do not, read the sampler, and what it feeds the network.
+# A loss curve vouches for the training alone. If it looks right and the samples do not, read the sampler, and what it feeds the network.
 #
 # ## Where is this in the real code?
 #
 # | repository: file | what you will recognise | what differs |
 # |---|---|---|
 # | hojonathanho/diffusion: `scripts/run_cifar.py` | linear β from 1e-4 to 0.02, 1,000 steps, ε | TensorFlow |
-# | openai/guided-diffusion: `guided_diffusion/gaussian_diffusion.py` | `posterior`, `ddim_sample` | ε is recomputed from the clipped $\hat x_0$; variance can be learned |
+# | openai/guided-diffusion: `guided_diffusion/gaussian_diffusion.py` | the posterior, `ddim_sample` | ε is recomputed from the clipped $\hat x_0$; variance can be learned |
 # | facebookresearch/DiT: `diffusion/gaussian_diffusion.py`, `sample.py` | the same file's descendant | latents: clipping is off |
 # | CompVis/latent-diffusion: `ldm/modules/diffusionmodules/util.py` | the *other* linear | – |
 # | Stability-AI/sd3-ref: `sd3_impls.py`, `sd3_infer.py` | $\sigma$ is our $t$; 50 Euler steps | shift 3; the step is written $(x-\hat x_0)/\sigma$, which is $u$ |
-# | black-forest-labs/flux: `src/flux/sampling.py` | `x + (t_next - t) * u`: your Euler step | shift grows with the number of tokens |
+# | black-forest-labs/flux: `src/flux/sampling.py` | $x + (t_{next} - t)\,u$: your Euler step | shift grows with the number of tokens |
 #
 # Two claims to be careful with. "SD3 replaced DiT by single-step training": its backbone descends from DiT, its training regresses one velocity at one
 # time, and its sampler takes dozens of steps. "Flow matching predicts the path in one step": you measured it.

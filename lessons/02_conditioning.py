@@ -578,11 +578,11 @@ print("More than the class came through." if low > 0.5 else "That more than the 
 # features*. The loss is measured on 400 held-out digits, the same noise for all.
 
 # %% name="ablation"
-for what in ("time", "class", "image"):
-    found = results.load(f"injection_{what}")
+for name, what in {"time": "time", "class": "class", "image": "image features"}.items():
+    found = results.load(f"injection_{name}")
     label, alt = f"loss on held-out digits, telling the {what}", f"Held-out loss of four ways to tell the {what}"
     plot.intervals(found, "loss", xlabel=label, better="lower", alt=alt)
-    print(f"{found.configuration['steps']} steps a run, seeds {found.seeds}")
+    print(f"— telling the {what}: {found.configuration['steps']} steps a run, {len(found.seeds)} seeds —")
     for metric in found.metrics:
         print(results.verdict(found, metric, better="higher" if metric == "accuracy" else "lower"))
 
@@ -626,7 +626,7 @@ mixed = {("rises", "falls"): "recognised rises, recall falls", ("falls", "rises"
 revisit("guidance.q1", (both | mixed).get(words, "at least one does not change"))
 
 # %% [markdown]
-# `fd_pixel` falls when samples get better: find the scale where it stops falling, and compare it with the one you liked best on the dial. DiT reports its best FID, 2.27, at scale 1.5 (Table 2). What guidance buys is agreement
+# Being recognised and lying near real digits are two things: compare the signs of `accuracy` and `precision` from scale 2 to 5. `fd_pixel` falls when samples get better: find the scale where it stops falling, and compare it with the one you liked best on the dial. DiT reports its best FID, 2.27, at scale 1.5 (Table 2). What guidance buys is agreement
 # with the label; it pays in variety, and in a second run of the network at every step.
 #
 # ## What did they break?

@@ -509,7 +509,7 @@ QUESTIONS = [
         id="noise.q1",
         lesson="01",
         text="DDPM adds noise in 1,000 steps, numbered 0 to 999. At which step are image and noise equally strong?",
-        unit="(step)",
+        unit="step",
         answer=_equal_step,
         because="β rises in a line, but ᾱ is a product: the image is gone long before the last step.",
     ),

@@ -24,7 +24,8 @@ def fake_model(x: Tensor, t: Tensor) -> Tensor:
 def compare_samplers() -> dict[str, float]:
     """Return the largest difference of a pixel after 25 steps, for each sampler, from the same noise in float32.
 
-    DDPM and DDIM cut the predicted images to [-1, 1], as models of pixels do. Raises ImportError where diffusers is absent. Source: diffusers, schedulers/scheduling_*.py.
+    DDPM and DDIM cut the predicted images to [-1, 1], as models of pixels do. Raises ImportError where diffusers is
+    absent. Source: diffusers, schedulers/scheduling_*.py.
     """
     from diffusers import (
         DDIMScheduler,
