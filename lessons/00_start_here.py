@@ -52,7 +52,7 @@ plot.sample_rows(
 )
 
 # %% [markdown]
-# Did it do as it was told? You could count by eye. The course has a **judge** instead: a second, small network that reads colour and shape back from
+# Did it do as it was told? Now and then a cell stays empty, or a corner comes out round. You could count by eye. The course has a **judge** instead: a second, small network that reads colour and shape back from
 # a picture. It knows nothing about how the picture was made. (Its own error rate on pictures it had not seen is in `data/checkpoints/README.md`.)
 
 # %% name="first-measurement"
@@ -181,7 +181,9 @@ diagrams.course_map(
 
 # %% name="lessons"
 for number, card in LESSONS.items():
-    print(f"{number}  {card.title:<22} {card.minutes:>4} min {card.points:>3} points   {card.question}")
+    print(
+        f"{number}  {card.title:<22} {card.minutes:>4} min {card.points:>3} {'point ' if card.points == 1 else 'points'}   {card.question}"
+    )
 
 # %% [markdown]
 # ## What will I train on?

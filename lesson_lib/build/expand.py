@@ -14,7 +14,7 @@ from lesson_lib.build.names import NameClash, Names, calls
 from lesson_lib.build.repository import SETUP_NAME, Repository
 from lesson_lib.build.sources import Cell, Lesson
 from lesson_lib.exercises import source as library
-from lesson_lib.exercises.core import Exercise, LessonCard, Prose, Question
+from lesson_lib.exercises.core import Exercise, LessonCard, Prose, Question, counted
 
 Edition = Literal["student", "solved"]
 START = "00_start_here"
@@ -173,7 +173,7 @@ class _Expansion:
         label = re.search(r"\bExercise (\d+\.\d+)", heading)
         if label and label[1] != exercise.label:
             raise self.lesson.error(cell, f"the heading says {label[1]}; the registry calls it {exercise.label}")
-        points = _count(exercise.points, "point")
+        points = counted(exercise.points, "point")
         difficulty = "●" * exercise.difficulty + "○" * (3 - exercise.difficulty)
         return f"{heading}\n\n**{points} · {exercise.minutes} minutes · {difficulty}**\n\n{text.strip()}".rstrip()
 
@@ -194,11 +194,7 @@ def course(repository: Repository) -> Course:
 def points_text(card: LessonCard) -> str:
     """Return what a lesson is worth, in words: the checked points, and those that a person gives."""
     prose = f" + {card.prose_points} for answers in words" if card.prose_points else ""
-    return f"{_count(card.points, 'point')}{prose}"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+    return f"{counted(card.points, 'point')}{prose}"
 
 
 def _prerequisites(numbers: Any) -> str:

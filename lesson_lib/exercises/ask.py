@@ -7,7 +7,7 @@ import re
 from typing import Any, TypeVar
 
 from lesson_lib.exercises import progress
-from lesson_lib.exercises.core import Exercise, Question
+from lesson_lib.exercises.core import Exercise, Question, counted
 from lesson_lib.exercises.ladder import Report, examine
 from lesson_lib.exercises.registry import LESSONS, PROSE, QUESTIONS, REGISTRY
 from lesson_lib.widgets import front_end
@@ -172,10 +172,12 @@ def prose(question_id: str, answer: str = "") -> None:
     words = len(re.findall(r"\S+", answer))
     bounds = f"{question.min_words} to {question.max_words} words"
     if not words:
-        print(f"○ {question.text}\n  Not answered yet: {bounds}, {question.points} points, graded by a person.")
+        print(
+            f"○ {question.text}\n  Not answered yet: {bounds}, {counted(question.points, 'point')}, graded by a person."
+        )
     elif not question.min_words <= words <= question.max_words:
         advice = "write a little more" if words < question.min_words else "shorten it"
         print(f"✗ {words} words; {bounds} are asked for: {advice}. It is not kept yet.")
     else:
         progress.record("prose", question_id, {"text": answer.strip(), "words": words})
-        print(f"✓ {words} words, kept for whoever grades it ({question.points} points).")
+        print(f"✓ {words} words, kept for whoever grades it ({worth}).")

@@ -74,6 +74,11 @@ def integers(g: torch.Generator, *shape: int, low: int = 0, high: int) -> Tensor
 # --- what an author writes ---------------------------------------------------------------------------------------
 
 
+def counted(number: int, thing: str) -> str:
+    """Return a number with its noun, "1 point" or "3 points"."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 @dataclass(frozen=True)
 class Mistake:
     """A wrong implementation with a name, and the sentence that helps whoever made it.

@@ -21,7 +21,7 @@ from lesson_lib.exercises.attempt import (
     prepared,
 )
 from lesson_lib.exercises.compare import array, close, difference, equal, flatten, is_number, kind, shape_text
-from lesson_lib.exercises.core import Case, Exercise
+from lesson_lib.exercises.core import Case, Exercise, counted
 from lesson_lib.exercises.guard import TimeLimit, call, learner_line
 
 
@@ -54,11 +54,10 @@ class Report:
         exercise = self.exercise
         head = f"{exercise.label} {exercise.title}"
         if self.passed:
-            lines = [f"✓ {head}: right. {exercise.points} of {exercise.points} points."]
+            lines = [f"✓ {head}: right. {exercise.points} of {counted(exercise.points, 'point')}."]
         elif not self.attempted:
-            lines = [
-                f"○ {head}: not attempted yet ({exercise.points} points). The cells below use the library's version."
-            ]
+            worth = counted(exercise.points, "point")
+            lines = [f"○ {head}: not attempted yet ({worth}). The cells below use the library's version."]
         else:
             rungs = list(_JUDGES)
             climbed = [f"{rung} ✓" for rung in rungs[1 : rungs.index(self.rung)]]
@@ -164,7 +163,7 @@ def _alike(a: Climb, b: Climb, rung: str) -> bool:
     return all(x.attached == y.attached and equal(x.gradients, y.gradients, 10 * tolerance) for x, y in pairs)
 
 
-# --- the rungs: each returns a sentence, or an empty string when the answer stands on it ---------------------------
+# The rungs: each returns a sentence, or an empty string when the answer stands on it.
 
 
 def _wrong_kind(exercise: Exercise, answer: Any) -> str:
