@@ -88,9 +88,6 @@ def _first_words(text: str) -> str:
     return " ".join(words[:6]) + (" …" if len(words) > 6 else "")
 
 
-# --- guesses -----------------------------------------------------------------------------------------------------
-
-
 def predict(question_id: str, guess: str | float | None = None) -> None:
     """Ask for a guess and keep it: with buttons where a notebook is open, or as predict("id", guess) anywhere."""
     question = QUESTIONS[question_id]
@@ -163,18 +160,13 @@ def _value(value: str | float) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"
 
 
-# --- answers in words --------------------------------------------------------------------------------------------
-
-
 def prose(question_id: str, answer: str = "") -> None:
     """Keep an answer in words if its length is within the bounds; a person grades it."""
     question = PROSE[question_id]
     words = len(re.findall(r"\S+", answer))
-    bounds = f"{question.min_words} to {question.max_words} words"
+    bounds, worth = f"{question.min_words} to {question.max_words} words", counted(question.points, "point")
     if not words:
-        print(
-            f"○ {question.text}\n  Not answered yet: {bounds}, {counted(question.points, 'point')}, graded by a person."
-        )
+        print(f"○ {question.text}\n  Not answered yet: {bounds}, {worth}, graded by a person.")
     elif not question.min_words <= words <= question.max_words:
         advice = "write a little more" if words < question.min_words else "shorten it"
         print(f"✗ {words} words; {bounds} are asked for: {advice}. It is not kept yet.")
