@@ -1,8 +1,8 @@
 # %% [markdown] title_card="00"
 # # 0 · What will I be able to do?
 #
-# *In twenty seconds a network that fits into two megabytes turns noise into the picture you ask for. At the end of this course you can write every
-# line of such a network, say why each line is there, and show by measurement which lines matter.*
+# *A small network turns noise into the picture you ask for, on your machine, in seconds. At the end of this course you can write every line of such a
+# network, say why each line is there, and show by measurement which lines matter.*
 
 # %% name="setup" lesson="00"
 from lesson_lib.setup import start_lesson
@@ -39,7 +39,9 @@ noise = torch.randn(24, 3, 32, 32, generator=budget.generator(), device=budget.d
 steps = budget.choose(smoke=4, laptop=25, gpu=50)
 path = samplers.euler(Guided(model, orders, 2.0), noise, steps, process, trajectory=True)
 images = path[-1]
-print(f"24 pictures, {steps} steps, {time.perf_counter() - started:.1f} s")
+print(
+    f"{sum(p.numel() for p in model.parameters()):,} weights · 24 pictures · {steps} steps · {time.perf_counter() - started:.1f} s"
+)
 
 # %% [markdown]
 # Each row is a colour, each column a shape. No picture here is stored anywhere: change the seed in `start_lesson("00", seed=1)` and you get 24 others.
@@ -70,8 +72,8 @@ print(
 #
 # ## How does noise become that?
 #
-# A sampler asks the network again and again: *given this noisy picture, which way is less noise?* It takes a short step that way and asks again. Below is one
-# order on its way, from pure noise on the left to the result on the right.
+# A sampler asks the network again and again: *given this noisy picture, which way is less noise?* It takes a short step that way and asks again. Below are four
+# orders on their way, from pure noise on the left to the result on the right.
 
 # %% name="trajectory"
 stops = [round(i * steps / 7) for i in range(8)]
