@@ -114,7 +114,7 @@ def difference(a: Array, b: Array, tolerance: float) -> str:
 
 
 def _percent(share: float) -> str:
-    return "all" if share == 1 else f"{max(1, min(99, round(100 * share)))} %"
+    return "All" if share == 1 else f"{max(1, min(99, round(100 * share)))} %"
 
 
 def _relation(a: Array, b: Array) -> str:

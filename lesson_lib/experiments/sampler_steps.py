@@ -33,7 +33,7 @@ def settings(budget: Budget) -> dict[str, Any]:
     return {
         "data": "shapes, 16×16, one object, 4,000 images",
         "network": {"patch_size": 2, "width": 48, "depth": 4},
-        "steps": budget.choose(smoke=3, laptop=800, gpu=6000, long=20_000),
+        "steps": budget.choose(smoke=3, laptop=2000, gpu=6000, long=20_000),
         "batch_size": 64,
         "lr": 2e-3,
         "samples": budget.choose(smoke=72, laptop=360, gpu=2400, long=4800),
