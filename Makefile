@@ -20,7 +20,7 @@ help:  ## list the targets
 	@echo "  Linux without a GPU: TORCH_INDEX=https://download.pytorch.org/whl/cpu with the first command saves gigabytes."
 
 lab: $(LAB_READY)  ## install what learners need (once) and open JupyterLab at lesson 00
-	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir="$(CURDIR)" notebooks/00_start_here.ipynb
 
 test: $(TEST_READY)  ## install everything (once) and check all that must hold: format, types, tests, notebooks
 	$(BIN)/ruff format --check .
