@@ -370,7 +370,10 @@ def _other_devices(climb: Climb) -> str:
     left = any(isinstance(t, Tensor) and t.device.type == "cpu" for t in flatten(got.value).values())
     if (not got.error and not left) or (got.error and not mixed):
         return ""
-    return "Right on a CPU, but it makes a tensor there by itself and would fail on a GPU. Give it device=x.device."
+    own = next(iter(named_arguments(climb.exercise, case)), "x")
+    return (
+        f"Right on a CPU, but it makes a tensor there by itself and would fail on a GPU. Give it device={own}.device."
+    )
 
 
 _JUDGES: dict[str, Callable[[Climb], str]] = {
