@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -263,6 +264,20 @@ def _finish(axes: Axes, xlabel: str, ylabel: str, title: str, logx: bool, logy: 
         axes.set_xscale("log")
     if logy:
         axes.set_yscale("log")
+        _plain_numbers(axes.yaxis)
+
+
+def _plain_numbers(axis: Any) -> None:
+    """Write 20 and not 2 × 10¹ on a logarithmic axis; a short axis also names 2, 4 and 6 of each decade."""
+    from matplotlib.ticker import FuncFormatter
+
+    def between(value: float, _: int) -> str:
+        low, high = axis.get_view_interval()
+        named = round(value / 10 ** math.floor(math.log10(value))) in (2, 4, 6)
+        return f"{value:g}" if named and high < 30 * low else ""
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(FuncFormatter(between))
 
 
 def _note(axes: Axes, text: str) -> None:
