@@ -27,9 +27,9 @@ test: $(TEST_READY)  ## install everything (once) and check all that must hold: 
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m lesson_lib.build check
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 	@mkdir -p build && rm -f build/nbval-progress.json
-	LESSON_BUDGET=smoke LESSON_PROGRESS="$(CURDIR)/build/nbval-progress.json" $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+	OMP_NUM_THREADS=1 LESSON_BUDGET=smoke LESSON_PROGRESS="$(CURDIR)/build/nbval-progress.json" $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks
 
 run: $(TEST_READY)  ## execute one lesson (LESSON=01), write build/html/, print seconds and peak memory
