@@ -110,8 +110,8 @@ plot.lines(
 )
 
 # %% [markdown]
-# The line that rises first is what the network decides first. Lesson 01 explains why it decides in this order, and lets you build the four samplers that the
-# field uses.
+# A line that reaches the top early names what is decided early. These are 24 pictures, one of them a twenty-fourth of the height, so read no order into small gaps.
+# What you can read: most is settled while the picture still looks like noise. Lesson 01 explains why, and lets you build the four samplers that the field uses.
 #
 # ## Can I order something myself?
 #

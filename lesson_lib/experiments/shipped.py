@@ -40,7 +40,7 @@ class Recipe:
 
 
 RECIPES = {
-    "shapes-flow": Recipe("shapes", "flow", width=96, depth=5, patch_size=4, steps=6000),
+    "shapes-flow": Recipe("shapes", "flow", width=96, depth=5, patch_size=4, steps=9000),
     "digits-flow": Recipe("digits", "flow", width=48, depth=4, patch_size=1, steps=2500),
     "digits-eps": Recipe("digits", "eps", width=48, depth=4, patch_size=1, steps=2500),
 }
