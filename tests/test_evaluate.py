@@ -32,6 +32,7 @@ from lesson_lib.evaluate import (
     prompt_hits,
 )
 from lesson_lib.experiments.judge import accuracies, augment, run, targets_of
+from lesson_lib.setup import Budget
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -360,7 +361,7 @@ class TestTraining:
 
     @pytest.mark.slow
     def test_the_command_trains_and_writes(self, tmp_path):
-        held_out = run("smoke", tmp_path / "judge.safetensors", steps=3)
+        held_out = run(Budget("smoke", torch.device("cpu")), tmp_path, steps=3)
         assert set(held_out) == {"32×32", "16×16"}
         json.dumps(held_out)
         assert (tmp_path / "judge.safetensors").stat().st_size < 2e6

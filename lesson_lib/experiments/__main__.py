@@ -7,9 +7,9 @@ import dataclasses
 import importlib
 from pathlib import Path
 
-from lesson_lib import ROOT, results
+from lesson_lib import results
 from lesson_lib.experiments import shipped
-from lesson_lib.experiments.run import run
+from lesson_lib.experiments.run import folder_for, run
 from lesson_lib.setup import BUDGETS, pick_budget
 
 EXPERIMENTS = ("sampler_steps", "time_sampling", "injection", "guidance_scale")  # in the order of the lessons
@@ -30,12 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.name == "judge":
         from lesson_lib.experiments import judge
 
-        judge.run(budget.name, *([options.out / "judge.safetensors"] if options.out else []))
+        judge.run(budget, options.out)
     elif options.name == "shipped":
         for name in [options.model] if options.model else shipped.RECIPES:
             shipped.ship(name, budget, options.out)
     else:
-        out = options.out or (ROOT / "build" / "results" if budget.name == "smoke" else results.RESULTS)
+        out = options.out or folder_for(budget, results.RESULTS)
         for experiment in importlib.import_module(f"lesson_lib.experiments.{options.name}").EXPERIMENTS:
             record = run(experiment, budget, options.seeds, out)
             for metric in record.metrics:

@@ -17,6 +17,8 @@ from lesson_lib.setup import Budget
 from lesson_lib.train import denoising_loss, fit
 
 SCALES = [0.0, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0]
+NETWORK: dict[str, Any] = {"width": 48, "depth": 4}
+TRAINING: dict[str, Any] = {"batch_size": 64, "lr": 2e-3}
 PROCESS = RectifiedFlow(time="logit-normal")
 
 
@@ -24,10 +26,9 @@ def settings(budget: Budget) -> dict[str, Any]:
     """Return what a repetition must set."""
     return {
         "data": "scikit-learn's digits, 8×8, 1,397 to train on and to compare with",
-        "network": {"width": 48, "depth": 4},
+        "network": NETWORK,
         "steps": budget.choose(smoke=3, laptop=600, gpu=4000, long=10_000),
-        "batch_size": 64,
-        "lr": 2e-3,
+        **TRAINING,
         "label_dropout": 0.1,
         "samples": budget.choose(smoke=100, laptop=400, gpu=2000),
         "euler_steps": budget.choose(smoke=2, laptop=24, gpu=50),
@@ -39,10 +40,10 @@ def measure(variant: str, seed: int, configuration: dict[str, Any], budget: Budg
     """Train one class-conditional flow and sample it from the same noise at every guidance scale."""
     real = digits("train").to(budget.device)
     torch.manual_seed(seed)
-    model = ConvDenoiser(1, width=48, depth=4, num_classes=10).to(budget.device)
+    model = ConvDenoiser(1, num_classes=10, **NETWORK).to(budget.device)
     loss = denoising_loss(PROCESS, label_dropout=configuration["label_dropout"])
     steps, tensors = configuration["steps"], (real.images, real.labels)
-    fit(model, tensors, loss, steps=steps, lr=2e-3, warmup=50, ema=0.99, seed=seed, progress=False)
+    fit(model, tensors, loss, steps=steps, **TRAINING, warmup=50, ema=0.99, seed=seed, progress=False)
     count = configuration["samples"]
     labels = (torch.arange(count) % 10).to(budget.device)
     start = torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(1000 + seed)).to(budget.device)

@@ -20,6 +20,8 @@ from lesson_lib.flow import RectifiedFlow
 from lesson_lib.setup import Budget
 from lesson_lib.train import denoising_loss, fit
 
+NETWORK: dict[str, Any] = {"width": 32, "depth": 3}
+TRAINING: dict[str, Any] = {"batch_size": 64, "lr": 2e-3}
 PROCESS = RectifiedFlow(time="logit-normal")
 
 
@@ -52,11 +54,10 @@ def settings(budget: Budget) -> dict[str, Any]:
     """Return what a repetition must set."""
     return {
         "data": "scikit-learn's digits, 8×8, 1,397 to train on and 400 held out",
-        "network": {"width": 32, "depth": 3, "other conditions": "add"},
+        "network": {**NETWORK, "other conditions": "add"},
         "steps": budget.choose(smoke=3, laptop=400, gpu=4000, long=10_000),
         "vit_steps": budget.choose(smoke=3, laptop=500, gpu=1000),
-        "batch_size": 64,
-        "lr": 2e-3,
+        **TRAINING,
         "euler_steps": budget.choose(smoke=2, laptop=16, gpu=50),
         "guidance_scale": 1.0,
     }
@@ -91,7 +92,7 @@ def held_out_loss(model: nn.Module, images: Tensor, conditions: tuple[Tensor, ..
 def measure(what: str, variant: str, seed: int, configuration: dict[str, Any], budget: Budget) -> dict[str, Any]:
     """Train one network that hears `what` in the way `variant` says; measure it on the held-out digits."""
     real, held_out = digits("train").to(budget.device), digits("test").to(budget.device)
-    sizes: dict[str, Any] = {"width": 32, "depth": 3, "time_way": "add", "condition_way": "add"}
+    sizes: dict[str, Any] = {**NETWORK, "time_way": "add", "condition_way": "add"}
     tensors: tuple[Tensor, ...] = (real.images,)
     conditions: tuple[Tensor, ...] = ()
     if what == "time":
@@ -109,7 +110,9 @@ def measure(what: str, variant: str, seed: int, configuration: dict[str, Any], b
     torch.manual_seed(seed)
     model = ConvDenoiser(1, **sizes).to(budget.device)
     steps = configuration["steps"]
-    fit(model, tensors, denoising_loss(PROCESS), steps=steps, lr=2e-3, warmup=50, ema=0.99, seed=seed, progress=False)
+    fit(
+        model, tensors, denoising_loss(PROCESS), steps=steps, **TRAINING, warmup=50, ema=0.99, seed=seed, progress=False
+    )
     start = torch.randn(held_out.images.shape, generator=torch.Generator().manual_seed(1000 + seed)).to(budget.device)
     images = samplers.euler(lambda x, t: model(x, t, *conditions), start, configuration["euler_steps"], PROCESS)
     found = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lesson_lib import ROOT
 from lesson_lib.data import ImageSet, shapes
 from lesson_lib.evaluate import HEADS, JUDGE_FILE, Judge, load_judge
-from lesson_lib.setup import BUDGETS, pick_budget
+from lesson_lib.experiments.run import folder_for
+from lesson_lib.setup import Budget
 from lesson_lib.train import fit, save_model
 
 TRAIN_SEED, TEST_SEED = 1_001, 2_002
@@ -100,18 +99,13 @@ def _pool(count: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat(large), torch.cat(small), torch.cat(targets)
 
 
-def run(budget: str | None = None, out: Path = JUDGE_FILE, steps: int | None = None) -> dict[str, dict[str, float]]:
-    """Train the judge, write its checkpoint to `out` and return its held-out accuracies: size → attribute → share.
+def run(budget: Budget, out: Path | None = None, steps: int | None = None) -> dict[str, dict[str, float]]:
+    """Train the judge, write it to out/judge.safetensors and return its held-out accuracies: size → attribute → share.
 
-    At the smoke budget, which learns nothing, the shipped judge stays and build/judge.safetensors is written instead.
+    out: data/checkpoints, or build/checkpoints at the smoke budget. steps: instead of the budget's.
     """
-    budget_ = pick_budget()
-    name = budget or budget_.name
-    if name not in BUDGETS:
-        raise ValueError(f"budget is {name!r}; it must be one of {', '.join(BUDGETS)}")
-    smoke = name == "smoke"
-    out = ROOT / "build" / "judge.safetensors" if smoke and out == JUDGE_FILE else out
-    device = budget_.device
+    smoke, device = budget.name == "smoke", budget.device
+    path = (out or folder_for(budget, JUDGE_FILE.parent)) / JUDGE_FILE.name
     tensors = tuple(tensor.to(device) for tensor in _pool(1_000 if smoke else 60_000))
     torch.manual_seed(0)
     judge = Judge().to(device)
@@ -119,27 +113,14 @@ def run(budget: str | None = None, out: Path = JUDGE_FILE, steps: int | None = N
         judge, tensors, judge_loss, steps=steps or (20 if smoke else 3_000), batch_size=128, lr=2e-3,
         weight_decay=1e-4, warmup=100, ema=0.998, seed=0,
     )  # fmt: skip
-    save_model(out, judge, {"width": 32, "feature_width": 64})
-    judge = load_judge(path=out)  # what is measured is what is shipped, half precision included
+    save_model(path, judge, {"width": 32, "feature_width": 64})
+    judge = load_judge(path=path)  # what is measured is what is shipped, half precision included
     held_out = {
         f"{size}×{size}": accuracies(judge, shapes(500 if smoke else 10_000, size=size, objects=(1, 2), seed=TEST_SEED))
         for size in (32, 16)
     }
-    print(f"{record.steps} steps in {record.seconds:.0f} s; {out.stat().st_size:,} bytes")
-    print(f"sha256 {hashlib.sha256(out.read_bytes()).hexdigest()}")
+    print(f"{record.steps} steps in {record.seconds:.0f} s; {path.stat().st_size:,} bytes")
+    print(f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}")
     for size, shares in held_out.items():
         print(f"{size}: " + ", ".join(f"{attribute} {share:.2%}" for attribute, share in shares.items()))
     return held_out
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Read the command line and train."""
-    parser = argparse.ArgumentParser(prog="judge", description=__doc__)
-    parser.add_argument("--budget", choices=BUDGETS)
-    parser.add_argument("--out", type=Path, default=JUDGE_FILE)
-    options = parser.parse_args(arguments)
-    run(options.budget, options.out)
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lesson_lib import results
+from lesson_lib import ROOT, results
 from lesson_lib.setup import BUDGETS, Budget
 from lesson_lib.train import peak_memory_mb
 
@@ -33,6 +33,14 @@ class Experiment:
     measure: Measure
     sources: tuple[ModuleType, ...]
     x: tuple[str, list[float]] | None = None
+
+
+def folder_for(budget: Budget, shipped: Path) -> Path:
+    """Return where an outcome is written: the shipped folder, or its namesake in build/ at the smoke budget.
+
+    A smoke run learns nothing and must never replace what is shipped.
+    """
+    return ROOT / "build" / shipped.name if budget.name == "smoke" else shipped
 
 
 def run(

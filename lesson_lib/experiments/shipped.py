@@ -15,6 +15,7 @@ from lesson_lib import DATA, ROOT
 from lesson_lib.data import digits, shapes
 from lesson_lib.denoiser import ConvDenoiser
 from lesson_lib.evaluate import digit_judge, load_judge, prompt_hits
+from lesson_lib.experiments.run import folder_for
 from lesson_lib.flow import RectifiedFlow
 from lesson_lib.guidance import Guided
 from lesson_lib.noise import Diffusion
@@ -82,7 +83,7 @@ def ship(name: str, budget: Budget, out: Path | None = None) -> TrainRecord:
     out: data/checkpoints, or build/checkpoints at the smoke budget, which must not replace what is shipped.
     """
     recipe = RECIPES[name]
-    out = out or (ROOT / "build" / "checkpoints" if budget.name == "smoke" else CHECKPOINTS)
+    out = out or folder_for(budget, CHECKPOINTS)
     steps = budget.choose(smoke=4, laptop=recipe.steps, gpu=4 * recipe.steps, long=10 * recipe.steps)
     torch.manual_seed(0)
     model = build(asdict(recipe)).to(budget.device)

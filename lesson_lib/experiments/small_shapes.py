@@ -18,6 +18,8 @@ from lesson_lib.samplers import SAMPLERS
 from lesson_lib.setup import Budget
 from lesson_lib.train import denoising_loss, fit
 
+NETWORK: dict[str, Any] = {"patch_size": 2, "width": 48, "depth": 4}
+TRAINING: dict[str, Any] = {"batch_size": 64, "lr": 2e-3}
 METRICS = {
     "fd_judge": "Fréchet distance to held-out pictures on the judge's 64 features; lower is better",
     "accuracy": "share of samples in which the judge finds the colour and the shape that were asked for",
@@ -28,10 +30,9 @@ def settings(budget: Budget, laptop_steps: int) -> dict[str, Any]:
     """Return what a repetition must set; laptop_steps: training steps at the laptop budget."""
     return {
         "data": "shapes, 16×16, one object, 4,000 images",
-        "network": {"patch_size": 2, "width": 48, "depth": 4},
+        "network": NETWORK,
         "steps": budget.choose(smoke=3, laptop=laptop_steps, gpu=6000, long=20_000),
-        "batch_size": 64,
-        "lr": 2e-3,
+        **TRAINING,
         "samples": budget.choose(smoke=72, laptop=360, gpu=2400, long=4800),
         "guidance_scale": 1.0,
         "judge_sha256": hashlib.sha256(JUDGE_FILE.read_bytes()).hexdigest(),
@@ -42,9 +43,9 @@ def train(process: RectifiedFlow | Diffusion, seed: int, steps: int, budget: Bud
     """Return a class-conditional denoiser trained on the 4,000 pictures; the seed fixes its weights and its batches."""
     data = shapes(4000, size=16, seed=3, device=budget.device)
     torch.manual_seed(seed)
-    model = ConvDenoiser(3, patch_size=2, width=48, depth=4, num_classes=24).to(budget.device)
+    model = ConvDenoiser(3, num_classes=24, **NETWORK).to(budget.device)
     loss, tensors = denoising_loss(process, label_dropout=0.1), (data.images, data.labels)
-    fit(model, tensors, loss, steps=steps, lr=2e-3, warmup=50, ema=0.995, seed=seed, progress=False)
+    fit(model, tensors, loss, steps=steps, **TRAINING, warmup=50, ema=0.995, seed=seed, progress=False)
     return model
 
 
