@@ -93,6 +93,7 @@ def test_shipping_writes_a_model_that_loads_and_its_card(tmp_path, monkeypatch):
 
 def test_a_smoke_run_never_replaces_what_is_shipped(tmp_path, monkeypatch):
     monkeypatch.setattr(shipped, "ROOT", tmp_path)
+    monkeypatch.setattr("lesson_lib.experiments.run.ROOT", tmp_path)
     before = (shipped.CHECKPOINTS / "digits-flow.safetensors").read_bytes()
     shipped.ship("digits-flow", SMOKE)
     assert (shipped.CHECKPOINTS / "digits-flow.safetensors").read_bytes() == before
