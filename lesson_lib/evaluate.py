@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -69,6 +69,18 @@ class Judge(nn.Module):
         features = self.body(_to_32(images))
         return self._split(self.heads(features)), self.spoilt(features), features
 
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Return the six feature maps (B, C, h, w) inside the judge, the finest first: what a perceptual loss compares.
+
+        images: (B, 3, 32, 32) or (B, 3, 16, 16) in [-1, 1], or (B, 1, …), repeated to three channels. Gradients pass.
+        """
+        h = _to_32(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images)
+        found = []
+        for block in list(self.body)[:6]:
+            h = block(h)
+            found.append(h)
+        return found
+
     @torch.no_grad()
     def features(self, images: Tensor, batch_size: int = 512) -> Tensor:
         """Return the features (N, F) on which FD-judge and precision and recall are measured.
@@ -121,6 +133,57 @@ def load_judge(device: str | torch.device = "cpu", path: Path = JUDGE_FILE) -> J
     judge = load_model(path, lambda config: Judge(config["width"], config["feature_width"]))
     assert isinstance(judge, Judge)
     return judge.float().eval().requires_grad_(False).to(device)
+
+
+def psnr(ours: Tensor, real: Tensor) -> float:
+    """Return the peak signal-to-noise ratio in decibels, the mean over pictures: 10 log10(2² / mean squared error).
+
+    ours, real: (N, C, H, W) in [-1, 1], whose range is 2 wide. Higher is closer; raises ValueError for other shapes.
+    """
+    if ours.shape != real.shape:
+        raise ValueError(f"psnr: pictures of shape {tuple(ours.shape)} and {tuple(real.shape)}; they must be pairs")
+    error = (ours - real).square().flatten(1).mean(dim=1).clamp(min=1e-10)
+    return float((10 * torch.log10(4 / error)).mean())
+
+
+def sharpness(ours: Tensor, real: Tensor) -> float:
+    """Return how much of the real pictures' sharpness is left: 1 for all of it, less for blur, more for added texture.
+
+    ours, real: (N, C, H, W). Sharpness is the mean of the squared differences between neighbouring pixels, which a
+    few hard edges decide, as they decide what an eye calls sharp; the result is the ratio of the two sets' means.
+    """
+
+    def steps(images: Tensor) -> Tensor:
+        return images.diff(dim=2).square().mean() + images.diff(dim=3).square().mean()
+
+    return float(steps(ours) / steps(real))
+
+
+def input_gradient(network: Callable[[Tensor], Tensor], images: Tensor, row: int, column: int) -> Tensor:
+    """Return how strongly each input pixel moves one output pixel: a measured receptive field.
+
+    network: images (B, C, H, W) → (B, C', H, W); images: real ones, or noise. Returns (H, W): the absolute gradient of
+    the output at (row, column), summed over its channels, with respect to each input; summed over the input's channels
+    and averaged over the pictures. The argument is left as it is, and no parameter gets a gradient.
+    Source: Understanding the Effective Receptive Field (arXiv 1701.04128, §2).
+    """
+    images = images.detach().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(network(images)[:, :, row, column].sum(), images)
+    return gradient.abs().sum(dim=1).mean(dim=0)
+
+
+def receptive_side(gradient: Tensor, row: int, column: int, share: float = 0.95) -> int:
+    """Return the side, in pixels, of the smallest square around a pixel that holds this share of the gradient.
+
+    gradient: (H, W), as input_gradient returns it. A square that would leave the picture is cut at its border.
+    Normalisation layers tie every pixel to every other, so that the last few percent reach everywhere: hence a share.
+    """
+    wanted = share * gradient.sum()
+    for reach in range(max(gradient.shape)):
+        square = gradient[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1]
+        if square.sum() >= wanted:
+            break
+    return 2 * reach + 1
 
 
 def gaussian_frechet(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:

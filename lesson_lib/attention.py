@@ -1,0 +1,70 @@
+"""Attention: every token asks all tokens of a sequence, its own or another, for what it needs."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, explicit: bool = False) -> Tensor:
+    """Mix the values, each query with its own weights: softmax(Q Kᵀ / √d) V, separately in every head.
+
+    query: (B, h, N, d); key, value: (B, h, M, d). Returns (B, h, N, d).
+    explicit: write the product out, with all N × M weights in memory; otherwise PyTorch's fused kernel does the same
+    without keeping them. Source: Attention Is All You Need (arXiv 1706.03762, Eq. 1).
+    """
+    if explicit:
+        weights = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(dim=-1)
+        return weights @ value
+    return F.scaled_dot_product_attention(query, key, value)
+
+
+def check_heads(width: int, num_heads: int) -> None:
+    """Raise ValueError, naming the numbers that would fit, where a width does not divide into so many heads."""
+    if num_heads < 1 or width % num_heads:
+        fitting = ", ".join(str(n) for n in range(1, min(width, 33)) if width % n == 0)
+        raise ValueError(f"attention: width {width} does not divide into {num_heads} heads; these do: {fitting}")
+
+
+class SelfAttention(nn.Module):
+    """Let every token of a sequence attend to all tokens of the same sequence.
+
+    x: (B, N, D). Returns (B, N, D). One linear layer gives queries, keys and values (in that order), another mixes the
+    heads. bias: of the first layer. Raises ValueError where D does not divide into num_heads.
+    Source: ViT (arXiv 2010.11929, App. A); the layout of facebookresearch/DiT and timm.
+    """
+
+    def __init__(self, width: int, num_heads: int = 1, bias: bool = True) -> None:
+        super().__init__()
+        check_heads(width, num_heads)
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+        return self.proj(rearrange(attend(query, key, value), "b h n d -> b n (h d)"))
+
+
+class CrossAttention(nn.Module):
+    """Let every token of one sequence attend to the tokens of another, such as places of a picture to words.
+
+    x: (B, N, D); context: (B, M, context_size). Returns (B, N, D). bias: of queries, keys and values.
+    Source: latent diffusion (arXiv 2112.10752, §3.3); CompVis/latent-diffusion, ldm/modules/attention.py.
+    """
+
+    def __init__(self, width: int, context_size: int, num_heads: int = 1, bias: bool = True) -> None:
+        super().__init__()
+        check_heads(width, num_heads)
+        self.num_heads = num_heads
+        self.q = nn.Linear(width, width, bias=bias)
+        self.kv = nn.Linear(context_size, 2 * width, bias=bias)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        query = rearrange(self.q(x), "b n (h d) -> b h n d", h=self.num_heads)
+        key, value = rearrange(self.kv(context), "b m (two h d) -> two b h m d", two=2, h=self.num_heads)
+        return self.proj(rearrange(attend(query, key, value), "b h n d -> b n (h d)"))
