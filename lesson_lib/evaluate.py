@@ -172,11 +172,11 @@ def input_gradient(network: Callable[[Tensor], Tensor], images: Tensor, row: int
     return gradient.abs().sum(dim=1).mean(dim=0)
 
 
-def receptive_side(gradient: Tensor, row: int, column: int, share: float = 0.95) -> int:
+def receptive_side(gradient: Tensor, row: int, column: int, share: float = 0.5) -> int:
     """Return the side, in pixels, of the smallest square around a pixel that holds this share of the gradient.
 
     gradient: (H, W), as input_gradient returns it. A square that would leave the picture is cut at its border.
-    Normalisation layers tie every pixel to every other, so that the last few percent reach everywhere: hence a share.
+    Normalisation layers tie every pixel to every other, so that the last few percent reach everywhere: hence half.
     """
     wanted = share * gradient.sum()
     for reach in range(max(gradient.shape)):

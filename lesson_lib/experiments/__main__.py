@@ -12,7 +12,16 @@ from lesson_lib.experiments import shipped
 from lesson_lib.experiments.run import folder_for, run
 from lesson_lib.setup import BUDGETS, pick_budget
 
-EXPERIMENTS = ("sampler_steps", "time_sampling", "injection", "guidance_scale")  # in the order of the lessons
+EXPERIMENTS = (
+    "sampler_steps",
+    "time_sampling",
+    "injection",
+    "guidance_scale",
+    "unet_ablations",
+    "receptive_field",
+    "vae_blur",
+    "latent_space",
+)  # in the order of the lessons
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--budget", choices=BUDGETS, help="default: LESSON_BUDGET, or what the device suggests")
     parser.add_argument("--seeds", type=int, default=5, help="trainings of each variant (default 5)")
     parser.add_argument("--out", type=Path, help="folder of the record or the checkpoints (default: data/)")
-    parser.add_argument("--model", choices=list(shipped.RECIPES), help="with shipped: only this one")
+    parser.add_argument("--model", choices=list(shipped.ALL), help="with shipped: only this one")
     options = parser.parse_args(arguments)
     budget = pick_budget()
     if options.budget:
@@ -32,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         judge.run(budget, options.out)
     elif options.name == "shipped":
-        for name in [options.model] if options.model else shipped.RECIPES:
+        for name in [options.model] if options.model else shipped.ALL:
             shipped.ship(name, budget, options.out)
     else:
         out = options.out or folder_for(budget, results.RESULTS)

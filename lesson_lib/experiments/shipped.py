@@ -1,4 +1,4 @@
-"""Train and ship the models that lessons 00 to 02 sample from: python -m lesson_lib.experiments shipped."""
+"""Train and ship the models that the lessons sample from: python -m lesson_lib.experiments shipped."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lesson_lib import DATA, ROOT
 from lesson_lib.data import digits, shapes
 from lesson_lib.denoiser import ConvDenoiser
 from lesson_lib.evaluate import digit_judge, load_judge, prompt_hits
+from lesson_lib.experiments.autoencoders import VAE_RECIPES, load_vae, ship_vae
 from lesson_lib.experiments.run import folder_for
 from lesson_lib.flow import RectifiedFlow
 from lesson_lib.guidance import Guided
@@ -23,28 +24,54 @@ from lesson_lib.results import proportion_interval
 from lesson_lib.samplers import SAMPLERS
 from lesson_lib.setup import Budget
 from lesson_lib.train import TrainRecord, denoising_loss, fit, load_model, save_model
+from lesson_lib.unet import UNet, UNetConfig
 
 CHECKPOINTS = DATA / "checkpoints"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One shipped denoiser: its data, what it predicts ("flow" or "eps"), its size and how long it learns."""
+    """One shipped denoiser: its data, what it predicts ("flow" or "eps"), its size and how long it learns.
+
+    data: a key of DATA_SETS. A U-Net is named by its preset (unet); a ConvDenoiser has width, depth and patch_size.
+    """
 
     data: str
     predicts: str
-    width: int
-    depth: int
-    patch_size: int
     steps: int
+    width: int = 0
+    depth: int = 0
+    patch_size: int = 0
+    unet: str = ""
     lr: float = 2e-3
 
 
-RECIPES = {
-    "shapes-flow": Recipe("shapes", "flow", width=96, depth=5, patch_size=4, steps=9000),
-    "digits-flow": Recipe("digits", "flow", width=48, depth=4, patch_size=1, steps=2500),
-    "digits-eps": Recipe("digits", "eps", width=48, depth=4, patch_size=1, steps=2500),
+@dataclass(frozen=True)
+class DataSet:
+    """What a denoiser learns from, in words, the shape of one item, and its number of classes."""
+
+    words: str
+    shape: tuple[int, int, int]
+    classes: int
+
+
+DATA_SETS = {
+    "shapes": DataSet("shapes (one object, 32×32)", (3, 32, 32), 24),
+    "shapes-16": DataSet("shapes (one object, 16×16)", (3, 16, 16), 24),
+    "latents": DataSet("shapes (one object, 32×32, as 8×8×4 latents of vae-shapes)", (4, 8, 8), 24),
+    "digits": DataSet("scikit-learn's digits (8×8, training split)", (1, 8, 8), 10),
 }
+
+
+RECIPES = {
+    "shapes-flow": Recipe("shapes", "flow", steps=9000, width=96, depth=5, patch_size=4),
+    "digits-flow": Recipe("digits", "flow", steps=2500, width=48, depth=4, patch_size=1),
+    "digits-eps": Recipe("digits", "eps", steps=2500, width=48, depth=4, patch_size=1),
+    "unet-shapes": Recipe("shapes-16", "flow", steps=4000, unet="shapes16"),
+    "latent-shapes": Recipe("latents", "flow", steps=3000, unet="latent8"),
+}
+
+ALL = (*VAE_RECIPES, *RECIPES)  # in an order in which they can be trained: latents need their autoencoder
 
 
 def process_of(predicts: str) -> RectifiedFlow | Diffusion:
@@ -52,28 +79,33 @@ def process_of(predicts: str) -> RectifiedFlow | Diffusion:
     return RectifiedFlow(time="logit-normal") if predicts == "flow" else Diffusion.cosine(clip=True)
 
 
-def build(config: dict[str, Any]) -> ConvDenoiser:
+def build(config: dict[str, Any]) -> ConvDenoiser | UNet:
     """Build the untrained network of a checkpoint's configuration."""
-    colours, classes = (3, 24) if config["data"] == "shapes" else (1, 10)
+    if config.get("unet"):
+        return UNet(getattr(UNetConfig, config["unet"])())
+    data = DATA_SETS[config["data"]]
     size = {name: config[name] for name in ("patch_size", "width", "depth")}
-    return ConvDenoiser(colours, num_classes=classes, **size)
+    return ConvDenoiser(data.shape[0], num_classes=data.classes, **size)
 
 
 def load_shipped(
     name: str, device: str | torch.device = "cpu", folder: Path = CHECKPOINTS
-) -> tuple[ConvDenoiser, RectifiedFlow | Diffusion]:
+) -> tuple[ConvDenoiser | UNet, RectifiedFlow | Diffusion]:
     """Return a shipped denoiser and its process; raises ValueError, listing the names, for another."""
     if name not in RECIPES:
         raise ValueError(f"there is no shipped model {name!r}; there are {', '.join(RECIPES)}")
     model = load_model(folder / f"{name}.safetensors", build)
-    assert isinstance(model, ConvDenoiser)
+    assert isinstance(model, ConvDenoiser | UNet)
     return model.to(device), process_of(RECIPES[name].predicts)
 
 
-def _tensors(recipe: Recipe, device: torch.device, count: int) -> tuple[Tensor, Tensor]:
-    data = shapes(count, seed=11) if recipe.data == "shapes" else digits("train")
-    data = data.to(device)
-    return data.images, data.labels
+def tensors_of(data: str, count: int, folder: Path = CHECKPOINTS) -> tuple[Tensor, Tensor]:
+    """Return (items, labels) of a data set to train on; digits ignores count. folder: of vae-shapes."""
+    if data == "digits":
+        return digits("train").images, digits("train").labels
+    found = shapes(count, size=16 if data == "shapes-16" else 32, seed=11)
+    images = load_vae("vae-shapes", folder=folder).to_latents(found.images) if data == "latents" else found.images
+    return images, found.labels
 
 
 def ship(name: str, budget: Budget, out: Path | None = None) -> TrainRecord:
@@ -82,12 +114,17 @@ def ship(name: str, budget: Budget, out: Path | None = None) -> TrainRecord:
     The section of the model in out/README.md is written anew, with its checksum and its measured quality.
     out: data/checkpoints, or build/checkpoints at the smoke budget, which must not replace what is shipped.
     """
-    recipe = RECIPES[name]
     out = out or folder_for(budget, CHECKPOINTS)
+    if name in VAE_RECIPES:
+        record, text = ship_vae(name, budget, out)
+        _write_section(out / "README.md", text)
+        print(text)
+        return record
+    recipe = RECIPES[name]
     steps = budget.choose(smoke=4, laptop=recipe.steps, gpu=4 * recipe.steps, long=10 * recipe.steps)
     torch.manual_seed(0)
     model = build(asdict(recipe)).to(budget.device)
-    tensors = _tensors(recipe, budget.device, budget.choose(smoke=100, laptop=20_000))
+    tensors = tensors_of(recipe.data, budget.choose(smoke=100, laptop=20_000))
     part = ROOT / "build" / "experiments" / f"shipped-{name}-{budget.name}.safetensors"
     part.parent.mkdir(parents=True, exist_ok=True)
     loss = denoising_loss(process_of(recipe.predicts), label_dropout=0.1)
@@ -106,22 +143,25 @@ def ship(name: str, budget: Budget, out: Path | None = None) -> TrainRecord:
 def quality(name: str, scale: float, budget: Budget, folder: Path = CHECKPOINTS) -> tuple[int, int]:
     """Return how many of how many samples of a shipped model show the class that was asked for, at a guidance scale."""
     model, process = load_shipped(name, budget.device, folder)
-    digit = RECIPES[name].data == "digits"
+    data = DATA_SETS[RECIPES[name].data]
     count = budget.choose(smoke=24, laptop=480)
     labels = (torch.arange(count) % model.num_classes).to(budget.device)
-    noise = torch.randn(count, *((1, 8, 8) if digit else (3, 32, 32)), generator=torch.Generator().manual_seed(5))
+    noise = torch.randn(count, *data.shape, generator=torch.Generator().manual_seed(5)).to(budget.device)
     sampler = SAMPLERS["euler" if isinstance(process, RectifiedFlow) else "ddim"]
-    images = sampler(Guided(model, labels, scale), noise.to(budget.device), 25, process).clamp(-1, 1)
-    if digit:
+    images = sampler(Guided(model, labels, scale), noise, 25, process)
+    if RECIPES[name].data == "latents":
+        images = load_vae("vae-shapes", budget.device).from_latents(images)
+    images = images.clamp(-1, 1)
+    if RECIPES[name].data == "digits":
         return int((digit_judge().read(images.cpu()) == labels.cpu()).sum()), count
     return int(prompt_hits(images, labels, load_judge(budget.device))["all"].sum()), count
 
 
 def _section(path: Path, recipe: Recipe, record: TrainRecord, budget: Budget) -> str:
     """Return the card of one model in Markdown; every number in it is measured or read from the record."""
-    weights = sum(p.numel() for p in build(asdict(recipe)).parameters())
+    model = build(asdict(recipe))
+    weights = sum(p.numel() for p in model.parameters())
     target = "velocity of a rectified flow" if recipe.predicts == "flow" else "noise, on a cosine schedule"
-    data = "shapes (one object, 32×32)" if recipe.data == "shapes" else "scikit-learn's digits (8×8, training split)"
     shares = []
     for scale in (1.0, 2.0):
         hits, count = quality(path.stem, scale, budget, path.parent)
@@ -129,7 +169,8 @@ def _section(path: Path, recipe: Recipe, record: TrainRecord, budget: Budget) ->
         shares.append(f"{share:.1%} [{low:.1%}, {high:.1%}] at guidance scale {scale:g}")
     return (
         f"## {path.name}\n\n"
-        f"**What.** A ConvDenoiser of {weights:,} weights that predicts the {target}, for one class of {data}.\n\n"
+        f"**What.** A {type(model).__name__} of {weights:,} weights that predicts the {target}, for one class of "
+        f"{DATA_SETS[recipe.data].words}.\n\n"
         f"**How made.** `python -m lesson_lib.experiments shipped --model {path.stem} --budget {budget.name}`: "
         f"{record.steps:,} steps of batch {record.config['batch_size']}, 10 % of the labels dropped, averaged weights; "
         f"{record.seconds / 60:.0f} minutes on {record.device}.\n\n"
