@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5, help="trainings of each variant (default 5)")
     parser.add_argument("--out", type=Path, help="folder of the record or the checkpoints (default: data/)")
     parser.add_argument("--model", choices=list(shipped.ALL), help="with shipped: only this one")
+    parser.add_argument("--data", help="with --model vae-fashion: a folder of Parquet files instead of the hub")
     options = parser.parse_args(arguments)
     budget = pick_budget()
     if options.budget:
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         judge.run(budget, options.out)
     elif options.name == "shipped":
         for name in [options.model] if options.model else shipped.ALL:
-            shipped.ship(name, budget, options.out)
+            shipped.ship(name, budget, options.out, options.data)
     else:
         out = options.out or folder_for(budget, results.RESULTS)
         for experiment in importlib.import_module(f"lesson_lib.experiments.{options.name}").EXPERIMENTS:

@@ -35,7 +35,7 @@ class VAERecipe:
 
 SMALL = VAEConfig(channels=16, channel_mult=(1, 2, 4))
 VAE_RECIPES = {
-    "vae-shapes": VAERecipe("shapes", SMALL, steps=2500, perceptual_weight=0.05),
+    "vae-shapes": VAERecipe("shapes", SMALL, steps=2000, perceptual_weight=0.05),
     "vae-fashion": VAERecipe("fashion_mnist", replace(SMALL, in_channels=1), steps=3000, perceptual_weight=0.0),
 }
 
@@ -53,23 +53,24 @@ def _build(config: dict[str, Any]) -> AutoencoderKL:
     return AutoencoderKL(VAEConfig(**{**config, "channel_mult": tuple(config["channel_mult"])}))
 
 
-def pictures(recipe: VAERecipe, split: str, count: int) -> Tensor:
-    """Return pictures (N, C, 32, 32) of a recipe's data; Fashion-MNIST needs a network, or data.hub's local folder."""
+def pictures(recipe: VAERecipe, split: str, count: int, folder: str | None = None) -> Tensor:
+    """Return pictures (N, C, 32, 32) of a recipe's data; Fashion-MNIST needs a network or a local folder."""
     if recipe.data == "shapes":
         return shapes(count, size=32, objects=(1, 2), seed=31 if split == "train" else 32).images
-    return hub(recipe.data, split, size=32, limit=count).images
+    return hub(folder or recipe.data, split, size=32, limit=count).images
 
 
-def ship_vae(name: str, budget: Budget, out: Path | None = None) -> tuple[TrainRecord, str]:
+def ship_vae(name: str, budget: Budget, out: Path | None = None, data: str | None = None) -> tuple[TrainRecord, str]:
     """Train one autoencoder, continuing where an earlier run was stopped, and write it with a figure to out.
 
     Returns the record and the Markdown section of its card. out: data/checkpoints, or build/checkpoints at the smoke
-    budget. The scale factor is measured on the training pictures and stands in the file's configuration.
+    budget. The scale factor is measured on the training pictures and stands in the file's configuration. data: a local
+    folder with the pictures of the hub.
     """
     recipe = VAE_RECIPES[name]
     out = out or folder_for(budget, CHECKPOINTS)
     steps = budget.choose(smoke=4, laptop=recipe.steps, gpu=4 * recipe.steps)
-    images = pictures(recipe, "train", budget.choose(smoke=100, laptop=40_000)).to(budget.device)
+    images = pictures(recipe, "train", budget.choose(smoke=100, laptop=40_000), data).to(budget.device)
     torch.manual_seed(0)
     model = Adversaries(AutoencoderKL(recipe.config)).to(budget.device)
     features = load_judge(budget.device).maps if recipe.perceptual_weight else None
@@ -86,14 +87,16 @@ def ship_vae(name: str, budget: Budget, out: Path | None = None) -> tuple[TrainR
     path = out / f"{name}.safetensors"
     out.mkdir(parents=True, exist_ok=True)
     save_model(path, model.vae, asdict(config))
-    return record, _section(path, recipe, record, budget)
+    return record, _section(path, recipe, record, budget, data)
 
 
-def reconstruction_quality(name: str, budget: Budget, folder: Path = CHECKPOINTS) -> dict[str, float]:
+def reconstruction_quality(
+    name: str, budget: Budget, folder: Path = CHECKPOINTS, data: str | None = None
+) -> dict[str, float]:
     """Return psnr and sharpness of held-out reconstructions; of shapes also the share that the judge still reads."""
     recipe, vae = VAE_RECIPES[name], load_vae(name, budget.device, folder)
     count = budget.choose(smoke=50, laptop=2000)
-    real = pictures(recipe, "test", count)
+    real = pictures(recipe, "test", count, data)
     made = vae.from_latents(vae.to_latents(real.to(budget.device))).cpu()
     found = {"psnr": psnr(made, real), "sharpness": sharpness(made, real)}
     if recipe.data == "shapes":
@@ -105,10 +108,10 @@ def reconstruction_quality(name: str, budget: Budget, folder: Path = CHECKPOINTS
     return found
 
 
-def _figure(path: Path, recipe: VAERecipe) -> Path:
+def _figure(path: Path, recipe: VAERecipe, data: str | None) -> Path:
     """Write the picture of the card: held-out pictures, their latents' four channels, and their reconstructions."""
     vae = load_vae(path.stem, folder=path.parent)
-    real = pictures(recipe, "test", 10)
+    real = pictures(recipe, "test", 10, data)
     latents = vae.to_latents(real)
     made = vae.from_latents(latents)
     rows = {"held-out pictures": real, "reconstructions": made}
@@ -122,21 +125,21 @@ def _figure(path: Path, recipe: VAERecipe) -> Path:
     return figure
 
 
-def _section(path: Path, recipe: VAERecipe, record: TrainRecord, budget: Budget) -> str:
+def _section(path: Path, recipe: VAERecipe, record: TrainRecord, budget: Budget, data: str | None) -> str:
     """Return the card of one autoencoder in Markdown; every number in it is measured or read from the record."""
     vae = load_vae(path.stem, folder=path.parent)
-    figure = _figure(path, recipe)
-    quality = reconstruction_quality(path.stem, budget, path.parent)
+    figure = _figure(path, recipe, data)
+    quality = reconstruction_quality(path.stem, budget, path.parent, data)
     weights = sum(weight.numel() for weight in vae.parameters())
     channels = recipe.config.in_channels
-    data = "shapes (one or two objects)" if recipe.data == "shapes" else "Fashion-MNIST (real pictures, MIT licence)"
+    words = "shapes (one or two objects)" if recipe.data == "shapes" else "Fashion-MNIST (real pictures, MIT licence)"
     terms = f"L1, KL weight {recipe.kl_weight:g}"
     if recipe.perceptual_weight:
         terms += f", perceptual term {recipe.perceptual_weight:g} on the judge's maps"
     judged = f"; the judge reads {quality['attributes read']:.2%} of the attributes" if recipe.data == "shapes" else ""
     return (
         f"## {path.name}\n\n"
-        f"**What.** A KL autoencoder of {weights:,} weights for {data}: 32×32×{channels} to 8×8×4 and back. Scale "
+        f"**What.** A KL autoencoder of {weights:,} weights for {words}: 32×32×{channels} to 8×8×4 and back. Scale "
         f"factor {vae.config.scale:g}, measured on training pictures.\n\n"
         f"**How made.** `python -m lesson_lib.experiments shipped --model {path.stem} --budget {budget.name}`: "
         f"{record.steps:,} steps of batch {record.config['batch_size']}, {terms}, averaged weights; "

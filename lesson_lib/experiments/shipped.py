@@ -108,15 +108,16 @@ def tensors_of(data: str, count: int, folder: Path = CHECKPOINTS) -> tuple[Tenso
     return images, found.labels
 
 
-def ship(name: str, budget: Budget, out: Path | None = None) -> TrainRecord:
+def ship(name: str, budget: Budget, out: Path | None = None, data: str | None = None) -> TrainRecord:
     """Train one shipped model, continuing where an earlier run was stopped; write it to out/NAME.safetensors.
 
     The section of the model in out/README.md is written anew, with its checksum and its measured quality.
     out: data/checkpoints, or build/checkpoints at the smoke budget, which must not replace what is shipped.
+    data: a local folder with the pictures that vae-fashion would get from the hub.
     """
     out = out or folder_for(budget, CHECKPOINTS)
     if name in VAE_RECIPES:
-        record, text = ship_vae(name, budget, out)
+        record, text = ship_vae(name, budget, out, data)
         _write_section(out / "README.md", text)
         print(text)
         return record
