@@ -333,7 +333,7 @@ def autoencoder_loss(
     if pixel not in ("l1", "l2"):
         raise ValueError(f'autoencoder_loss: pixel is {pixel!r}; it must be "l1" or "l2"')
     if perceptual_weight and features is None:
-        raise ValueError("autoencoder_loss: a perceptual term needs features, such as evaluate.judge_features(judge)")
+        raise ValueError("autoencoder_loss: a perceptual term needs features, such as evaluate.load_judge().maps")
 
     def loss(model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
         images = batch[0]

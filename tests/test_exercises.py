@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from lesson_lib import condition, noise
 from lesson_lib.exercises import LESSONS, REGISTRY, CheckFailed, ask, check, predict, progress, prose, revisit, score
 from lesson_lib.exercises.attempt import bound_arguments
+from lesson_lib.exercises.compare import difference
 from lesson_lib.exercises.core import Case, Exercise, LessonCard, Mistake, Property, Prose, Question, normal, uniform
 from lesson_lib.exercises.ladder import examine
 from lesson_lib.exercises.registry import collect
-from lesson_lib.exercises.source import imports_for, resolve, source_of, stub_of
+from lesson_lib.exercises.source import imports_for, merge_imports, resolve, source_of, stub_of
 
 ANSWERS = Path(__file__).parent / "answers"
 
@@ -751,3 +752,15 @@ def _state(value: Any) -> Any:
     if isinstance(value, torch.Generator):
         return value.get_state().sum()
     return value if isinstance(value, Tensor | int | float | str | list | tuple) else type(value)
+
+
+@pytest.mark.parametrize("got, expected", [(3.0, 2.0), (7, 5)])
+def test_a_wrong_number_is_told_apart_from_the_right_one(got, expected):
+    sentence = difference(np.asarray(got), np.asarray(expected), 1e-5)
+    assert f"{got:.4g}" in sentence
+    assert f"{expected:.4g}" in sentence
+
+
+def test_imports_of_one_module_are_joined_without_repeats():
+    lines = ["from lesson_lib.vae import Decoder, VAEConfig", "from lesson_lib.vae import VAEConfig", "import torch"]
+    assert merge_imports(lines) == ["import torch", "from lesson_lib.vae import Decoder, VAEConfig"]

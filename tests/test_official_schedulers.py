@@ -30,4 +30,4 @@ def test_without_the_package_the_record_is_shown(monkeypatch):
 
 def test_an_unknown_comparison_gets_the_names():
     with pytest.raises(KeyError, match="samplers"):
-        parity.parity("unet")
+        parity.parity("nothing")

@@ -7,6 +7,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lesson_lib import diagrams, plot, style, widgets
+from lesson_lib.unet import UNet, UNetConfig, decoder_channels, encoder_channels
 
 ALT = "two curves that fall"
 
@@ -79,6 +81,7 @@ FIGURES: dict[str, Callable[..., None]] = {
     "trajectory": lambda alt: plot.trajectory(IMAGES[:, None], list(range(6)), alt=alt),
     "course_map": lambda alt: diagrams.course_map(alt=alt, here="02"),
     "network": lambda alt: diagrams.network_diagram(Small(), torch.rand(2, 3), torch.rand(2), alt=alt),
+    "unet": lambda alt: diagrams.unet_diagram(UNet(UNetConfig.shapes16()), size=16, alt=alt),
     "slider": lambda alt: widgets.slider([IMAGES, -IMAGES], [0.5, 1.0], label="w", alt=alt),
     "menu": lambda alt: widgets.menu(["a", "b"], lambda _: plot.sample_grid(IMAGES, alt="one"), label="p", alt=alt),
 }
@@ -127,6 +130,11 @@ REFUSALS: dict[str, tuple[str, Callable[[], None]]] = {
     "matrix": (r"\(rows, columns\)", lambda: plot.heat([1.0, 2.0], alt=ALT, **AXES)),
     "lesson": ("no lesson '99'", lambda: diagrams.course_map(alt=ALT, here="99")),
     "no child": ("no child", lambda: diagrams.network_diagram(nn.Linear(2, 2), torch.rand(1, 2), alt=ALT)),
+    "no U": ("Small has no down, middle1, .* network_diagram", lambda: diagrams.unet_diagram(Small(), size=8, alt=ALT)),
+    "size of the U": (
+        "10×10 .* halved 2 times",
+        lambda: diagrams.unet_diagram(UNet(UNetConfig.shapes16()), size=10, alt=ALT),
+    ),
     "one value": ("2 to 24", lambda: widgets.slider([IMAGES], [1], label="w", alt=ALT)),
     "frames": ("3 values", lambda: widgets.slider([IMAGES, IMAGES], [1, 2, 3], label="w", alt=ALT)),
     "draws nothing": ("drew 0 figures", lambda: widgets.slider(lambda _: None, [1, 2], label="w", alt=ALT)),
@@ -196,6 +204,126 @@ def test_the_diagram_leaves_the_module_as_it_was(shown: list) -> None:
     assert module.training
     assert not module.blocks[1].training
     assert not any(child._forward_hooks for child in module.modules())
+
+
+def steps_of(unet: UNet, size: int) -> dict[str, Any]:
+    return diagrams.unet_steps(unet, diagrams._run_unet(unet, size))
+
+
+def on_meta(config: UNetConfig, skips: tuple[bool, ...] | None = None) -> UNet:
+    with torch.device("meta"):
+        unet = UNet(config)
+    unet.skips = skips or unet.skips
+    return unet
+
+
+def test_the_u_is_what_the_run_did() -> None:
+    config = replace(UNetConfig.shapes16(), channel_mult=(1, 3, 2), num_res_blocks=2, attention=(0, 1, 0))
+    unet = UNet(config)
+    steps = steps_of(unet, 16)
+    names = ["x", "enter", *(f"down.{i}" for i in range(8)), "middle1", "middle2", *(f"up.{i}" for i in range(11))]
+    assert list(steps) == [*names, "norm", "leave"]
+    assert [step.before for step in steps.values()] == ["", *names, "norm"]
+    kept = ["enter", *(f"down.{i}" for i in range(8))]
+    assert [steps[name].channels for name in kept] == encoder_channels(config.channels, 2)
+    stages = [step for step in steps.values() if step.skip]
+    assert [step.skip for step in stages] == kept[::-1]
+    sizes = [(steps[step.before].channels + steps[step.skip].channels, step.channels) for step in stages]
+    assert sizes == decoder_channels(config.channels, 2)
+    assert all(steps[step.skip].size == step.size for step in stages)
+    assert [step.name for step in steps.values() if step.attention] == [
+        "down.3",
+        "down.4",
+        "middle1",
+        "up.4",
+        "up.5",
+        "up.6",
+    ]
+    assert [step.size[0] for step in steps.values()] == [16] * 4 + [8] * 3 + [4] * 8 + [8] * 4 + [16] * 6
+    assert {step.kind for step in steps.values()} == {
+        "input",
+        "Conv2d",
+        "ResBlock",
+        "Downsample",
+        "Upsample",
+        "GroupNorm",
+    }
+    inside = steps_of(UNet(replace(config, resblock_updown=True)), 16)
+    assert {step.kind for step in inside.values()} == {"input", "Conv2d", "ResBlock", "GroupNorm"}
+
+
+def test_the_u_shows_a_decoder_that_takes_its_skips_in_the_wrong_order() -> None:
+    class Swapped(UNet):
+        def decode(self, h: Tensor, kept: list[Tensor], emb: Tensor, context: Tensor | None = None) -> Tensor:
+            return super().decode(h, [kept[1], kept[0], *kept[2:]], emb, context)
+
+    config = replace(UNetConfig.shapes16(), channel_mult=(1, 1, 1))
+    right, wrong = steps_of(UNet(config), 16), steps_of(Swapped(config), 16)
+    differ = {name: wrong[name].skip for name in right if wrong[name].skip != right[name].skip}
+    assert differ == {"up.7": "down.0", "up.6": "enter"}
+
+
+def drawing(unet: UNet, size: int | tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> tuple[list, list]:
+    """Draw a U and return its labels as (text, left, bottom, right, top) in inches, and its arrows."""
+    labels, arrows = [], []
+
+    def look(fig: Any, alt: str) -> None:
+        fig.savefig(io.BytesIO(), format="png", dpi=100)
+        for text in fig.axes[0].texts:
+            if text.get_text():
+                box = text.get_window_extent()
+                inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= fig.bbox.width and box.y1 <= fig.bbox.height
+                assert inside, f"{text.get_text()!r} leaves the page"
+                labels.append((text.get_text(), *(edge / fig.dpi for edge in (box.x0, box.y0, box.x1, box.y1))))
+            else:
+                arrows.append(text)
+
+    monkeypatch.setattr(style, "show", look)
+    diagrams.unet_diagram(unet, size=size, alt=ALT)
+    return labels, arrows
+
+
+WORDS = UNetConfig.sd15()
+US: dict[str, tuple[UNetConfig, int | tuple[int, int]]] = {
+    "shapes16": (UNetConfig.shapes16(), 16),
+    "shapes32": (UNetConfig.shapes32(), (64, 32)),
+    "one level": (replace(UNetConfig.shapes16(), channel_mult=(1,), attention=(0,), middle_attention=0), 16),
+    "DDPM": (UNetConfig.ddpm_cifar10(), 32),
+    "ADM": (UNetConfig.adm(512), 512),
+    "SD 1.5": (WORDS, 64),
+    "SDXL": (UNetConfig.sdxl(), 128),
+    "large": (replace(WORDS, num_classes=9, vector_size=8), 2048),
+}
+
+
+@pytest.mark.parametrize("name", US)
+def test_no_two_labels_of_a_u_overlap_and_skips_run_level(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, size = US[name]
+    unet = on_meta(config, tuple(i % 2 == 0 for i in range(len(config.channels))))
+    labels, arrows = drawing(unet, size, monkeypatch)
+    for (a, ax0, ay0, ax1, ay1), (b, bx0, by0, bx1, by1) in combinations(labels, 2):
+        assert ax1 <= bx0 or bx1 <= ax0 or ay1 <= by0 or by1 <= ay0, f"{a!r} lies on {b!r}"
+    steps = steps_of(unet, size)  # type: ignore[arg-type]
+    texts = [label[0] for label in labels]
+    for step in steps.values():
+        assert f"{step.name}: {step.kind}" in texts
+        assert any(f"{step.channels} channels · {step.size[0]}×{step.size[1]}" in text for text in texts)
+    kept = config.num_res_blocks + 1
+    dashed = [arrow for arrow in arrows if isinstance(arrow.arrow_patch.get_linestyle(), tuple)]
+    assert len(dashed) == kept * unet.skips.count(False)
+    assert texts.count("skips cut: zeros") == unet.skips.count(False)
+    across = [arrow for arrow in arrows if arrow.xy[1] == arrow.xyann[1]]
+    assert len(across) == kept * len(config.channels) + 1, "every skip, and from middle1 to middle2"
+    assert len(arrows) == len(steps) - 1 + kept * len(config.channels)
+
+
+def test_a_u_fits_a_narrower_page_too(shown: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    unet = UNet(UNetConfig.shapes16())
+    with plot.capture(width=4.2) as pictures:
+        diagrams.unet_diagram(unet, size=16, alt=ALT)
+        labels, _ = drawing(unet, 16, monkeypatch)
+    assert Image.open(io.BytesIO(pictures[0])).width <= 4.2 * style.DPI
+    assert max(label[3] for label in labels) <= 4.2
 
 
 def test_a_live_front_end_gets_the_grid_first_and_then_a_dial(shown: list, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ def _leaf_equal(a: Any, b: Any, tolerance: float) -> bool:
 
 def difference(a: Array, b: Array, tolerance: float) -> str:
     """Say how far a lies from the expected b, and any simple relation between the two."""
-    error = _abs(a - b)
+    error = np.asarray(_abs(a - b))  # of two numbers numpy makes a scalar
     error[~_isfinite(error)] = np.inf
     wrong = float((error > tolerance * _scale(b[_isfinite(b)])).mean())
     place = np.unravel_index(int(_argmax(error)), error.shape)

@@ -115,7 +115,8 @@ def merge_imports(lines: Iterable[str]) -> list[str]:
     names: dict[str, list[str]] = {}
     for line in sorted(set(lines), key=str.casefold):
         origin, _, name = line.partition(" import ")
-        names.setdefault(origin, []).append(name)
+        found = names.setdefault(origin, [])
+        found += [one for one in name.split(", ") if one not in found]
     merged = [f"{origin} import {', '.join(found)}" if found != [""] else origin for origin, found in names.items()]
     return [_wrapped(line) for line in sorted(merged, key=_import_order)]
 

@@ -1,0 +1,54 @@
+"""The benchmarks' stopwatch and their command; what they print depends on the machine and is not held."""
+
+import statistics
+
+import pytest
+import torch
+from torch import nn
+
+from lesson_lib import bench
+
+
+def test_a_race_calls_both_in_turn_and_changes_who_goes_first():
+    calls = []
+    race = bench.race(lambda: calls.append("ours"), lambda: calls.append("theirs"), pairs=4)
+    assert calls[:4] == ["ours", "theirs", "ours", "theirs"]  # the warm-up
+    assert calls[4:] == ["ours", "theirs", "theirs", "ours"] * 2
+    assert len(race.ours) == len(race.theirs) == len(race.ratios) == 4
+
+
+def test_a_race_reports_the_median_of_the_paired_ratios_and_its_spread():
+    race = bench.Race([0.1, 0.2, 0.9], [0.1, 0.1, 0.1])
+    assert statistics.median(race.ratios) == pytest.approx(2)
+    assert "ours 200.0 ms, diffusers 100.0 ms" in str(race)
+    assert "median of 3 paired ratios 2.00 (quartiles 1.00 and 9.00)" in str(race)
+
+
+def test_one_pair_is_not_a_race():
+    with pytest.raises(ValueError, match="at least 2"):
+        bench.race(lambda: None, lambda: None, pairs=1)
+
+
+def test_a_training_step_moves_every_weight():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    before = [weight.detach().clone() for weight in model.parameters()]
+    bench._training_step(model, {"input": torch.ones(2, 3)})()
+    assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_the_command_takes_several_names_in_order(monkeypatch):
+    done = []
+    for name in bench.BENCHMARKS:
+        monkeypatch.setitem(bench.BENCHMARKS, name, lambda name=name: done.append(name))
+    assert bench.main(["vae", "unet"]) == 0
+    assert done == ["vae", "unet"]
+    done.clear()
+    bench.main(["all"])
+    assert done == list(bench.BENCHMARKS)
+
+
+@pytest.mark.parametrize("arguments", [[], ["unet", "nothing"]])
+def test_the_command_refuses_what_it_does_not_know(arguments, capsys):
+    with pytest.raises(SystemExit):
+        bench.main(arguments)
+    assert "usage" in capsys.readouterr().err
