@@ -1,4 +1,4 @@
-"""Benchmarks as commands: python -m lesson_lib.bench NAME. They print what this machine does; nothing is asserted."""
+"""Benchmarks as commands: python -m lesson_lib.bench NAME … They print what this machine does; nothing is asserted."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 
 def shapes() -> None:
@@ -62,6 +65,129 @@ def slider() -> None:
     print(f"slider: {1000 * widgets.swap_seconds(pictures):.2f} ms a swap")
 
 
+def unet() -> None:
+    """Print the time of our U-Nets beside diffusers' with the same weights: forward pass and training step."""
+    from lesson_lib.official.unet import build_diffusers_unet, matching_inputs, randomise, unet_from_diffusers
+    from lesson_lib.setup import pick_device
+    from lesson_lib.unet import UNet, UNetConfig
+
+    device, generator = pick_device(), torch.Generator().manual_seed(0)
+    ddpm = replace(UNetConfig.ddpm_cifar10(), model_channels=64, dropout=0.0)
+    adm = replace(UNetConfig.adm(64), model_channels=64, channel_mult=(1, 2, 2, 2), num_res_blocks=2)
+    words = replace(UNetConfig.sd15(), model_channels=64, context_size=256)
+    for name, config, size in (("DDPM", ddpm, 32), ("ADM", adm, 32), ("Stable Diffusion 1.5", words, 16)):
+        theirs = randomise(build_diffusers_unet(config), generator)
+        ours = UNet(config)
+        ours.load_state_dict(unet_from_diffusers(theirs.state_dict(), config))
+        inputs = matching_inputs(config, 2 if device.type == "cpu" else 64, size, size, generator)
+        our_inputs, their_inputs = ({key: value.to(device) for key, value in given.items()} for given in inputs)
+        print(f"{name}'s layout, {config.model_channels} channels, {len(our_inputs['x'])} maps of {size}×{size}")
+        _compete(ours.to(device), theirs.to(device), our_inputs, their_inputs)
+
+
+def vae() -> None:
+    """Print the time of our autoencoder beside diffusers' with the same weights: forward pass and training step."""
+    from lesson_lib.official.unet import randomise
+    from lesson_lib.official.vae import build_diffusers_vae, vae_from_diffusers
+    from lesson_lib.setup import pick_device
+    from lesson_lib.vae import AutoencoderKL, VAEConfig
+
+    device, generator = pick_device(), torch.Generator().manual_seed(0)
+    config = replace(VAEConfig.ldm_kl_f8(), channels=32)
+    theirs = randomise(build_diffusers_vae(config), generator)
+    ours = AutoencoderKL(config)
+    ours.load_state_dict(vae_from_diffusers(theirs.state_dict(), config))
+    x = torch.randn(2 if device.type == "cpu" else 64, 3, 64, 64, generator=generator).to(device)
+    print(f"kl-f8's layout, {config.channels} channels, {len(x)} pictures of 64×64")
+    _compete(ours.to(device), theirs.to(device), {"x": x}, {"sample": x})
+
+
+@dataclass(frozen=True)
+class Race:
+    """The seconds of two functions that were called in turn: the two numbers of one index were measured together."""
+
+    ours: list[float]
+    theirs: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Our seconds over theirs, for each pair."""
+        return [a / b for a, b in zip(self.ours, self.theirs, strict=True)]
+
+    def __str__(self) -> str:
+        low, middle, high = statistics.quantiles(self.ratios, n=4)
+        ours, theirs = 1000 * statistics.median(self.ours), 1000 * statistics.median(self.theirs)
+        return (
+            f"ours {ours:.1f} ms, diffusers {theirs:.1f} ms, median of {len(self.ours)} paired ratios {middle:.2f} "
+            f"(quartiles {low:.2f} and {high:.2f})"
+        )
+
+
+def race(ours: Callable[[], object], theirs: Callable[[], object], pairs: int = 11) -> Race:
+    """Time two functions in turn, the one that goes first changing from pair to pair, after two calls of each.
+
+    What else the machine does then falls on both alike. Waits for a GPU before and after each call.
+    Raises ValueError for fewer than two pairs: they show no spread.
+    """
+    if pairs < 2:
+        raise ValueError(f"race: pairs is {pairs}; it must be at least 2")
+    for function in (ours, theirs, ours, theirs):
+        function()
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for i in range(pairs):
+        for who in (0, 1) if i % 2 == 0 else (1, 0):
+            _wait()
+            started = time.perf_counter()
+            (ours, theirs)[who]()
+            _wait()
+            seconds[who].append(time.perf_counter() - started)
+    return Race(*seconds)
+
+
+def _compete(ours: nn.Module, theirs: nn.Module, our_inputs: dict[str, Any], their_inputs: dict[str, Any]) -> None:
+    """Print a race of forward passes and one of training steps; on a GPU also with ours, and with both, compiled."""
+    entries: list[tuple[str, Any, Any]] = [("", ours, theirs)]
+    if torch.cuda.is_available():
+        entries += [
+            (", ours compiled", torch.compile(ours), theirs),
+            (", both compiled", torch.compile(ours), torch.compile(theirs)),
+        ]
+    for how, one, other in entries:
+        forward = race(_forward(one, our_inputs), _forward(other, their_inputs))
+        print(f"  forward pass{how}: {forward}")
+        step = race(_training_step(one, our_inputs), _training_step(other, their_inputs))
+        print(f"  training step{how}: {step}")
+
+
+def _forward(model: nn.Module, inputs: dict[str, Any]) -> Callable[[], Tensor]:
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return _prediction(model.eval()(**inputs))
+
+    return forward
+
+
+def _training_step(model: nn.Module, inputs: dict[str, Any]) -> Callable[[], None]:
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5)
+
+    def step() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        _prediction(model.train()(**inputs)).square().mean().backward()
+        optimiser.step()
+
+    return step
+
+
+def _prediction(output: Any) -> Tensor:
+    """Ours returns a tensor, or several of which the first counts; diffusers' an object that holds it."""
+    return getattr(output, "sample", output if isinstance(output, Tensor) else output[0])
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def _median(function: Callable[[], object], repeats: int = 3) -> float:
     function()
     seconds = []
@@ -72,16 +198,17 @@ def _median(function: Callable[[], object], repeats: int = 3) -> float:
     return statistics.median(seconds)
 
 
-BENCHMARKS = {"shapes": shapes, "imports": imports, "steps": steps, "slider": slider}
+BENCHMARKS = {"shapes": shapes, "imports": imports, "steps": steps, "slider": slider, "unet": unet, "vae": vae}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the named benchmark, or all of them; return the exit status."""
+    """Run the named benchmarks in the order given, or all of them; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m lesson_lib.bench", description=__doc__)
-    parser.add_argument("name", choices=[*BENCHMARKS, "all"])
-    name = parser.parse_args(arguments).name
-    for benchmark in BENCHMARKS.values() if name == "all" else [BENCHMARKS[name]]:
-        benchmark()
+    parser.add_argument("names", nargs="+", choices=[*BENCHMARKS, "all"], metavar="name",
+                        help=f"one or more of {', '.join(BENCHMARKS)}, or all")  # fmt: skip
+    names = parser.parse_args(arguments).names
+    for name in BENCHMARKS if "all" in names else names:
+        BENCHMARKS[name]()
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Diagrams that cannot lie: the map of the course, and a network drawn from the module itself."""
+"""Diagrams that cannot lie: the map of the course, and networks drawn from the modules themselves."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from lesson_lib.style import BLUE, GREEN, GREY, ORANGE, PURPLE, figure, ink, page_width
+from lesson_lib.style import BLUE, GREEN, GREY, ORANGE, PURPLE, WIDTH, figure, ink, page_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from lesson_lib.unet import UNet
 
 # The map of the course: number → (title, its question, column, row). A column is a stage.
 STAGES = (("Noise and conditions", BLUE), ("Convolutions", ORANGE), ("Transformers", GREEN), ("Text", PURPLE))
@@ -266,6 +268,198 @@ def _part(axes: Axes, part: _Part, x: float, y: float, width: float, height: flo
     each = " each" if part.times > 1 else ""
     detail = f"→ {part.shape}   {_short(part.parameters)} parameters{each}"
     axes.text(x + 0.12, y - height * 0.72, detail, size=8, va="center", color="#333333")
+
+
+# A U-Net as a U
+
+U_PARTS = ("enter", "down", "middle1", "middle2", "up", "leave", "skips", "config")
+U_BOX, U_ROW = (2.5, 0.37), 0.48  # inches: a box, and from one box to the next
+
+
+@dataclass
+class _Step:
+    """One box of the U: what stands there, what comes out, and what went in."""
+
+    name: str
+    kind: str
+    channels: int
+    size: tuple[int, int]
+    before: str = ""  # the step whose result goes in
+    skip: str = ""  # the step of the encoder whose map is concatenated to it
+    attention: str = ""
+
+
+def unet_diagram(unet: UNet, *, size: int | tuple[int, int], alt: str, title: str = "") -> None:
+    """Draw a U-Net as a U: a band for each resolution, the encoder going down at the left, the decoder up at the right.
+
+    unet: any module with the parts of unet.UNet. It is run once on an empty picture, without gradient, on the device
+    where it lies ("meta" will do), and what is drawn is what that run did. size: pixels of a side, or (height, width).
+    A box is a part under its name in the module, with the channels and the resolution of its result; in the decoder
+    the channels from below + those of the skip → its own. A skip runs from the map that the encoder kept to the stage
+    that took it, and is dashed where unet.skips is False (the stage gets zeros). Attention is a tag on its box.
+    Raises ValueError for a module without these parts, or for a size that the network refuses.
+    """
+    parts = _run_unet(unet, size)
+    steps = unet_steps(unet, parts)
+    levels = list(dict.fromkeys(step.size for step in steps.values()))
+    page, left, right = WIDTH, 0.85, WIDTH - 0.1 - U_BOX[0]
+    indent = min(0.2, (right - left - U_BOX[0] - 1.3) / 2 / max(1, len(levels) - 1))
+    corner, edges = _u_places(steps, levels, (left, right), indent)
+    with figure(alt=alt, width=page, height=0.35 - edges[-1], constrained=False) as fig:
+        axes = _canvas(fig, (0, page), (edges[-1], 0.35))
+        fonts = min(1.0, page_width() / page)
+        total = _short(sum(p.numel() for p in unet.parameters()))
+        axes.text(0.1, 0.17, title or f"{type(unet).__name__}: {total} parameters", va="center",
+                  size=10.5 * fonts, weight="bold")  # fmt: skip
+        for level, (start, end) in enumerate(pairwise(edges)):
+            axes.axhspan(end, start, color="#F3F3F3" if level % 2 == 0 else "white", zorder=0, linewidth=0)
+            label = "×\n" if max(levels[level]) > 999 else "×"
+            axes.text(0.1, (start + end) / 2, label.join(map(str, levels[level])), size=9.5 * fonts, weight="bold",
+                      va="center")  # fmt: skip
+        _u_conditions(axes, unet, parts, left + U_BOX[0], right, fonts)
+        _u_flow(axes, steps, corner, fonts)
+        _u_skips(axes, unet, steps, corner, fonts)
+        for name, step in steps.items():
+            _u_box(axes, step, steps, corner[name], fonts)
+
+
+def _run_unet(unet: UNet, size: int | tuple[int, int]) -> list[_Part]:
+    missing = [name for name in U_PARTS if not hasattr(unet, name)]
+    if missing:
+        raise ValueError(
+            f"unet_diagram: {type(unet).__name__} has no {', '.join(missing)}, which unet.UNet has; "
+            "network_diagram draws any network"
+        )
+    config, weight = unet.config, next(unet.parameters())
+    height, width = (size, size) if isinstance(size, int) else size
+    return trace(
+        unet,
+        weight.new_zeros(1, config.in_channels, height, width),
+        weight.new_zeros(1),
+        weight.new_zeros(1, dtype=torch.int64) if config.num_classes else None,
+        weight.new_zeros(1, 1, config.context_size) if config.context_size else None,
+        weight.new_zeros(1, config.vector_size) if config.vector_size else None,
+    )
+
+
+def unet_steps(unet: UNet, parts: list[_Part]) -> dict[str, _Step]:
+    """Return the steps of a traced U-Net by name, in the order in which they were taken, the picture "x" first."""
+    shapes = [tuple(map(int, part.shape.split("×"))) for part in parts]
+    picture = next(shape for part, shape in zip(parts, shapes, strict=True) if part.name == "enter")
+    steps = {"x": _Step("x", "input", unet.config.in_channels, (picture[2], picture[3]))}
+    for part, shape in zip(parts, shapes, strict=True):
+        if len(shape) == 4:
+            module = unet.get_submodule(part.name)
+            kind = type(getattr(module, "block", getattr(module, "layer", module))).__name__
+            found = _Step(part.name, kind, shape[1], (shape[2], shape[3]), attention=_attention_in(module))
+            sources = sorted(s for s in part.sources if len(shapes[s]) == 4)  # the last one called comes from below
+            found.before = parts[sources[-1]].name if sources else "x" if part.reads_input else ""
+            found.skip = parts[sources[0]].name if len(sources) > 1 else ""
+            steps[part.name] = found
+    return steps
+
+
+def _attention_in(stage: nn.Module) -> str:
+    attention = getattr(stage, "attention", None)
+    blocks = getattr(attention, "blocks", None)
+    if attention is None or blocks is None:
+        return "" if attention is None else "attention"
+    return "attention" + (f" ×{len(blocks)}" if len(blocks) > 1 else "")
+
+
+def _u_places(
+    steps: dict[str, _Step], levels: list[tuple[int, int]], sides: tuple[float, float], indent: float
+) -> tuple[dict[str, tuple[float, float]], list[float]]:
+    """Return the upper left corner of every box, and the edges of the bands, from the top."""
+    row, gap = U_ROW, 0.24
+    outside = [name for name in steps if name in ("x", "norm", "leave")]
+    corner = {name: (sides[0] if name == "x" else sides[1], -row if name == "norm" else 0.0) for name in outside}
+    edges = [-2 * row - 0.02]
+    for level, size in enumerate(levels):
+        left, right = sides[0] + level * indent, sides[1] - level * indent
+        here = [name for name in steps if steps[name].size == size and name not in outside]
+        down = [name for name in here if name.startswith(("enter", "down"))]
+        up = [name for name in here if name.startswith("up")][::-1]
+        middle = [name for name in here if name.startswith("middle")]
+        y = edges[-1] - gap / 2
+        for x, names in ((left, down), (right, up)):
+            corner |= {name: (x, y - i * row) for i, name in enumerate(names)}
+        y -= row * max(len(down), len(up))
+        corner |= {name: (x, y) for name, x in zip(middle, (left, right), strict=False)}
+        edges.append(y - row * bool(middle) + (row - U_BOX[1]) - gap / 2)
+    return corner, edges
+
+
+def _u_box(axes: Axes, step: _Step, steps: dict[str, _Step], corner: tuple[float, float], fonts: float) -> None:
+    (x, y), (width, height) = corner, U_BOX
+    resized = step.before in steps and steps[step.before].size != step.size
+    _box(axes, x, y, width, height, GREY if step.name in ("x", "norm", "leave") else ORANGE if resized else BLUE)
+    axes.text(x + 0.09, y - height * 0.3, f"{step.name}: {step.kind}", size=8.2 * fonts, weight="bold", va="center")
+    came = f"{steps[step.before].channels} + {steps[step.skip].channels} → " if step.skip else ""
+    detail = f"{came}{step.channels} channels · {step.size[0]}×{step.size[1]}"
+    axes.text(x + 0.09, y - height * 0.73, detail, size=7.6 * fonts, va="center", color="#333333")
+    if step.attention:
+        tag = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": ink(PURPLE), "linewidth": 0.9}
+        axes.text(x + width - 0.1, y - height * 0.3, step.attention, size=7 * fonts, ha="right", va="center",
+                  color=ink(PURPLE), bbox=tag)  # fmt: skip
+
+
+def _u_conditions(axes: Axes, unet: UNet, parts: list[_Part], start: float, end: float, fonts: float) -> None:
+    """Draw what the blocks hear, between the input and the result."""
+    heard = [part for part in parts if part.shape.count("×") == 1]  # vectors, one for each picture
+    lines = [(" + ".join(p.name for p in heard), f"{heard[-1].shape.split('×')[1]} numbers for every ResBlock", GREEN)]
+    if unet.config.context_size:
+        lines.append(("context", f"words of {unet.config.context_size} numbers for attention", PURPLE))
+    for row, (name, detail, colour) in enumerate(lines):
+        x, y, width, height = start + 0.15, -U_ROW * row, end - start - 0.3, U_BOX[1]
+        _box(axes, x, y, width, height, colour)
+        axes.text(x + width / 2, y - height * 0.3, name, size=8.2 * fonts, weight="bold", ha="center", va="center")
+        axes.text(x + width / 2, y - height * 0.73, detail, size=7.6 * fonts, ha="center", va="center", color="#333333")
+
+
+def _u_flow(axes: Axes, steps: dict[str, _Step], corner: dict[str, tuple[float, float]], fonts: float) -> None:
+    """Draw an arrow from each step to the next: down, across at the bottom, up; halving and doubling say so."""
+    width, height = U_BOX
+    for name, step in steps.items():
+        if not step.before:
+            continue
+        (ax, ay), (bx, by) = corner[step.before], corner[name]
+        if ay == by:
+            _arrow(axes, (ax + width, ay - height / 2), (bx, by - height / 2), "#444444")
+            continue
+        x = (ax + bx + width) / 2
+        start, end = (ay - height, by) if by < ay else (ay, by - height)
+        before = steps[step.before].size[0]
+        if before == step.size[0]:
+            _arrow(axes, (x, start), (x, end), "#444444")
+            continue
+        _arrow(axes, (x, start), (x, end), ink(ORANGE))
+        factor = f"÷ {before // step.size[0]}" if before > step.size[0] else f"× {step.size[0] // before}"
+        axes.text(x + 0.1, (start + end) / 2, factor, size=8 * fonts, va="center", color=ink(ORANGE), weight="bold")
+
+
+def _u_skips(
+    axes: Axes, unet: UNet, steps: dict[str, _Step], corner: dict[str, tuple[float, float]], fonts: float
+) -> None:
+    """Draw each skip from the map that was kept to the stage that took it; say once what it is, and where it is cut."""
+    levels = list(dict.fromkeys(step.size for step in steps.values()))
+    width, half = U_BOX[0], U_BOX[1] / 2
+    said = False
+    for heard, size in zip(unet.skips, levels, strict=True):
+        colour = ink(GREEN) if heard else GREY
+        arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.3 if heard else 1.0, "shrinkA": 0, "shrinkB": 0,
+                 "mutation_scale": 9, "linestyle": "-" if heard else (0, (4, 3))}  # fmt: skip
+        taken = [step for step in steps.values() if step.skip and step.size == size]
+        for step in taken:
+            (ax, ay), (bx, by) = corner[step.skip], corner[step.name]
+            axes.annotate("", (bx, by - half), (ax + width, ay - half), arrowprops=arrow)
+        if taken and not (heard and said):
+            top = max(taken, key=lambda step: corner[step.skip][1])
+            (ax, ay), (bx, _) = corner[top.skip], corner[top.name]
+            text = "skips: concatenated" if heard else "skips cut: zeros"
+            axes.text((ax + width + bx) / 2, ay - half + 0.04, text, size=7.6 * fonts, ha="center", va="bottom",
+                      color=ink(colour))  # fmt: skip
+            said = said or heard
 
 
 def _canvas(fig: Any, across: tuple[float, float], down: tuple[float, float]) -> Axes:

@@ -15,6 +15,8 @@ RECORDED = Path(__file__).with_name("parity.json")
 COMPARISONS = {
     "samplers": ("diffusers", "schedulers", "compare_samplers"),
     "embeddings": ("diffusers", "embeddings", "compare_embeddings"),
+    "unet": ("diffusers", "unet", "compare_unet"),
+    "vae": ("diffusers", "vae", "compare_vae"),
 }
 
 
@@ -28,7 +30,8 @@ class Parity:
 
     def __str__(self) -> str:
         made = "measured now" if self.fresh else "recorded"
-        lines = [f"{name:<23} {value:.1e}" for name, value in self.differences.items()]
+        width = max(23, *map(len, self.differences))
+        lines = [f"{name:<{width}} {value:.1e}" for name, value in self.differences.items()]
         return "\n".join(["largest difference", *lines, f"{made}, {_versions(self.versions)}"])
 
 
