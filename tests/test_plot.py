@@ -264,7 +264,7 @@ def test_the_u_shows_a_decoder_that_takes_its_skips_in_the_wrong_order() -> None
 
 
 def drawing(unet: UNet, size: int | tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> tuple[list, list]:
-    """Draw a U and return its labels as (text, left, bottom, right, top) in inches, and its arrows."""
+    """Draw a U; return its labels (text, left, bottom, right, top) and its arrows (dashed, start, end), in inches."""
     labels, arrows = [], []
 
     def look(fig: Any, alt: str) -> None:
@@ -276,7 +276,9 @@ def drawing(unet: UNet, size: int | tuple[int, int], monkeypatch: pytest.MonkeyP
                 assert inside, f"{text.get_text()!r} leaves the page"
                 labels.append((text.get_text(), *(edge / fig.dpi for edge in (box.x0, box.y0, box.x1, box.y1))))
             else:
-                arrows.append(text)
+                dashed = isinstance(text.arrow_patch.get_linestyle(), tuple)
+                to_inches = fig.axes[0].transData.transform
+                arrows.append((dashed, *(to_inches(place) / fig.dpi for place in (text.xyann, text.xy))))
 
     monkeypatch.setattr(style, "show", look)
     diagrams.unet_diagram(unet, size=size, alt=ALT)
@@ -299,7 +301,7 @@ US: dict[str, tuple[UNetConfig, int | tuple[int, int]]] = {
 @pytest.mark.parametrize("name", US)
 def test_no_two_labels_of_a_u_overlap_and_skips_run_level(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config, size = US[name]
-    unet = on_meta(config, tuple(i % 2 == 0 for i in range(len(config.channels))))
+    unet = on_meta(config, tuple(i % 3 == 0 for i in range(len(config.channels))))
     labels, arrows = drawing(unet, size, monkeypatch)
     for (a, ax0, ay0, ax1, ay1), (b, bx0, by0, bx1, by1) in combinations(labels, 2):
         assert ax1 <= bx0 or bx1 <= ax0 or ay1 <= by0 or by1 <= ay0, f"{a!r} lies on {b!r}"
@@ -309,10 +311,18 @@ def test_no_two_labels_of_a_u_overlap_and_skips_run_level(name: str, monkeypatch
         assert f"{step.name}: {step.kind}" in texts
         assert any(f"{step.channels} channels · {step.size[0]}×{step.size[1]}" in text for text in texts)
     kept = config.num_res_blocks + 1
-    dashed = [arrow for arrow in arrows if isinstance(arrow.arrow_patch.get_linestyle(), tuple)]
-    assert len(dashed) == kept * unet.skips.count(False)
+    names = {label[0].split(":")[0]: (label[1], (label[2] + label[4]) / 2) for label in labels if ":" in label[0]}
+    for name, step in ((name, step) for name, step in steps.items() if step.skip):
+        reached = [
+            (dashed, start[1])
+            for dashed, start, end in arrows
+            if abs(names[name][0] - end[0]) < 0.15 and abs(names[name][1] - end[1]) < 0.1
+        ]
+        level = [step.size[0] * 2**i for i in range(9)].index(steps["x"].size[0])
+        assert [dashed for dashed, _ in reached] == [not unet.skips[level]], name
+        assert abs(names[step.skip][1] - reached[0][1]) < 0.1, f"the skip of {name} does not start at {step.skip}"
     assert texts.count("skips cut: zeros") == unet.skips.count(False)
-    across = [arrow for arrow in arrows if arrow.xy[1] == arrow.xyann[1]]
+    across = [end for _, start, end in arrows if abs(start[1] - end[1]) < 1e-6]
     assert len(across) == kept * len(config.channels) + 1, "every skip, and from middle1 to middle2"
     assert len(arrows) == len(steps) - 1 + kept * len(config.channels)
 

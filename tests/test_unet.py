@@ -434,6 +434,10 @@ class TestSkips:
             inside = [m for m in model.modules() if isinstance(m, ResBlock) and not isinstance(m.resample, nn.Identity)]
             assert (len(plain), len(inside)) == ((0, 4) if updown else (4, 0))
             assert randomise(model)(**call_with(TINY)).shape == (2, 3, 8, 8)
+        for pad_after in (False, True):
+            model = UNet(change(TINY, pad_after=pad_after))
+            halving = [part for part in model.modules() if isinstance(part, Downsample)]
+            assert [part.pad_after for part in halving] == [pad_after] * 2
 
 
 class TestCounts:
