@@ -25,7 +25,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, explicit: bool = False) ->
 def check_heads(width: int, num_heads: int) -> None:
     """Raise ValueError, naming the numbers that would fit, where a width does not divide into so many heads."""
     if num_heads < 1 or width % num_heads:
-        fitting = ", ".join(str(n) for n in range(1, min(width, 33)) if width % n == 0)
+        fitting = ", ".join(str(n) for n in range(1, min(width, 32) + 1) if width % n == 0)
         raise ValueError(f"attention: width {width} does not divide into {num_heads} heads; these do: {fitting}")
 
 

@@ -178,7 +178,8 @@ def receptive_side(gradient: Tensor, row: int, column: int, share: float = 0.5) 
     gradient: (H, W), as input_gradient returns it. A square that would leave the picture is cut at its border.
     Normalisation layers tie every pixel to every other, so that the last few percent reach everywhere: hence half.
     """
-    wanted = share * gradient.sum()
+    gradient = gradient.double()
+    wanted = share * gradient.sum() * (1 - 1e-9)  # sums in another order differ in their last digits
     for reach in range(max(gradient.shape)):
         square = gradient[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1]
         if square.sum() >= wanted:

@@ -261,6 +261,8 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         levels = len(self.channel_mult)
+        if not levels or self.num_res_blocks < 1:
+            raise ValueError("UNetConfig: a network needs at least one level, and one residual block in each")
         for name in ("attention", "skips"):
             given = getattr(self, name)
             if given is not None and len(given) != levels:
@@ -269,13 +271,14 @@ class UNetConfig:
             raise ValueError(f"UNetConfig: time_way is {self.time_way!r}; it must be one of {', '.join(TIME_WAYS)}")
         if not self.context_size and max(*self.attention, self.middle_attention) > 1:
             raise ValueError("UNetConfig: more than one attention block in a row needs words; set context_size")
-        for channels in self.channels:
+        depths = (*self.attention[:-1], max(self.attention[-1], self.middle_attention))
+        for channels, attends in zip(self.channels, depths, strict=True):
             if channels % self.groups:
                 raise ValueError(
                     f"UNetConfig: {channels} channels do not divide into {self.groups} groups; "
                     f"choose model_channels as a multiple of {self.groups}, or fewer groups"
                 )
-            if self.head_channels and channels % self.head_channels:
+            if self.head_channels and attends and channels % self.head_channels:
                 raise ValueError(f"UNetConfig: {channels} channels do not divide into heads of {self.head_channels}")
 
     @property
@@ -484,7 +487,7 @@ class UNet(nn.Module):
         context: Tensor | None = None,
         vector: Tensor | None = None,
     ) -> Tensor:
-        self._check(x, labels, context, vector)
+        self._check(x, t, labels, context, vector)
         emb = self.embed(t, labels, vector)
         h, kept = self.encode(x, emb, context)
         h = self.middle2(self.middle1(h, emb, context), emb)
@@ -526,13 +529,23 @@ class UNet(nn.Module):
             h = stage(h, emb, context)
         return h
 
-    def _check(self, x: Tensor, labels: Tensor | None, context: Tensor | None, vector: Tensor | None) -> None:
+    def _check(
+        self, x: Tensor, t: Tensor, labels: Tensor | None, context: Tensor | None, vector: Tensor | None
+    ) -> None:
         if x.ndim != 4 or x.shape[1] != self.config.in_channels:
             raise ValueError(
                 f"UNet: expects pictures of shape (B, {self.config.in_channels}, H, W), got {tuple(x.shape)}; "
                 "in_channels of the configuration and the channels of the pictures must be the same"
             )
+        if len(self.skips) != len(self.config.channel_mult):
+            raise ValueError(f"UNet: skips has {len(self.skips)} entries for {len(self.config.channel_mult)} levels")
         check_size("UNet", x.shape[2], x.shape[3], len(self.skips) - 1)
+        expected = {"t": (t, "B"), "labels": (labels, "B"), "context": (context, "BMD"), "vector": (vector, "BD")}
+        for name, (given, axes) in expected.items():
+            if given is not None and (given.ndim != len(axes) or len(given) != len(x)):
+                raise ValueError(
+                    f"UNet: {name} has shape {tuple(given.shape)} for {len(x)} pictures; expected ({', '.join(axes)})"
+                )
         if labels is not None and not self.config.num_classes:
             raise ValueError("UNet: got labels, but was built without classes; set num_classes in its configuration")
         for name, given, size in (
@@ -547,7 +560,8 @@ class UNet(nn.Module):
             ("vector", vector, self.config.vector_size),
         ):
             if given is not None and given.shape[-1] != size:
-                raise ValueError(f"UNet: {name} has width {given.shape[-1]}; this network was built for {size}")
+                built = f"for {size}" if size else f"without; set {name}_size in its configuration"
+                raise ValueError(f"UNet: {name} has width {given.shape[-1]}; this network was built {built}")
 
 
 def check_size(who: str, height: int, width: int, halvings: int) -> None:
@@ -556,10 +570,11 @@ def check_size(who: str, height: int, width: int, halvings: int) -> None:
     if height % step == 0 and width % step == 0:
         return
     fits = [-(-side // step) * step for side in (height, width)]
-    possible = next(n for n in range(halvings, -1, -1) if height % 2**n == 0 and width % 2**n == 0)
+    levels = next(n for n in range(halvings, -1, -1) if height % 2**n == 0 and width % 2**n == 0) + 1
     raise ValueError(
-        f"{who}: {height}×{width} pixels cannot be halved {halvings} times; height and width must be multiples of "
-        f"{step}. Pad the pictures to {fits[0]}×{fits[1]}, or choose {possible + 1} levels instead of {halvings + 1}"
+        f"{who}: {height}×{width} pixels cannot be halved {halvings} time{'s'[: halvings - 1]}; height and width must "
+        f"be multiples of {step}. Pad the pictures to {fits[0]}×{fits[1]}, or choose {levels} level{'s'[: levels - 1]} "
+        f"instead of {halvings + 1}"
     )
 
 

@@ -65,11 +65,15 @@ class VAEConfig:
     shift: float = 0.0
 
     def __post_init__(self) -> None:
+        if not self.channel_mult or self.num_res_blocks < 1:
+            raise ValueError("VAEConfig: an autoencoder needs at least one level, and one residual block in each")
         for channels in self.widths:
             if channels % self.groups:
                 raise ValueError(f"VAEConfig: {channels} channels do not divide into {self.groups} groups")
         if self.latent_channels < 1:
             raise ValueError(f"VAEConfig: latent_channels is {self.latent_channels}; it must be at least 1")
+        if not self.scale > 0:
+            raise ValueError(f"VAEConfig: scale is {self.scale}; latents are multiplied by it, so it must be above 0")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -305,7 +309,8 @@ class Adversaries(nn.Module):
 
     def criticise(self, images: Tensor) -> Tensor:
         """Return the discriminator's logits with its weights held fixed, so that only the images get gradients."""
-        assert self.discriminator is not None
+        if self.discriminator is None:
+            raise ValueError("Adversaries: an adversarial term needs a discriminator; build Adversaries with one")
         fixed = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
         return torch.func.functional_call(self.discriminator, fixed, (images,))
 
@@ -336,6 +341,8 @@ def autoencoder_loss(
         raise ValueError("autoencoder_loss: a perceptual term needs features, such as evaluate.load_judge().maps")
 
     def loss(model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+        if not hasattr(model, "vae"):
+            raise ValueError("autoencoder_loss: train.fit must be given Adversaries(vae), also without a discriminator")
         images = batch[0]
         vae: AutoencoderKL = model.vae  # type: ignore[assignment]
         mean, logvar = vae.encode(images)

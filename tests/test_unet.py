@@ -487,17 +487,32 @@ class TestCounts:
         assert config.num_classes == 24
 
 
+def with_skips(*skips: bool) -> UNet:
+    model = UNet(TINY)
+    model.skips = skips
+    return model
+
+
+def test_heads_must_fit_only_where_there_is_attention():
+    assert change(TINY, head_channels=16, attention=(0, 1, 1)).channels == (8, 16, 16)
+    with pytest.raises(ValueError, match="8 channels do not divide into heads of 16"):
+        change(TINY, head_channels=16, attention=(1, 1, 1))
+
+
 X, T, LABELS = normal(2, 3, 8, 8), torch.tensor([1.0, 500.0]), torch.tensor([0, 3])
 TEXT = change(TINY, num_classes=0, context_size=6, vector_size=5)
 WORDS, VECTOR = normal(2, 3, 6), normal(2, 5)
 REFUSALS = {
     "attention": (r"attention has 2 entries for 3 levels; give one for each", lambda: change(TINY, attention=(0, 1))),
+    "no levels": ("at least one level", lambda: change(TINY, channel_mult=(), attention=())),
+    "no blocks": ("one residual block in each", lambda: change(TINY, num_res_blocks=0)),
+    "skips set later": ("skips has 2 entries for 3 levels", lambda: with_skips(True, False)(X, T, LABELS)),
     "skips": (r"skips has 4 entries for 3 levels", lambda: change(TINY, skips=(True,) * 4)),
     "time_way": ("time_way is 'film'; it must be one of add, adagn", lambda: change(TINY, time_way="film")),
     "depth": ("more than one attention block in a row needs words", lambda: change(TINY, attention=(0, 0, 2))),
     "middle depth": ("needs words; set context_size", lambda: change(TINY, middle_attention=2)),
     "groups": ("8 channels do not divide into 3 groups; choose model_channels", lambda: change(TINY, groups=3)),
-    "head_channels": ("8 channels do not divide into heads of 3", lambda: change(TINY, head_channels=3)),
+    "head_channels": ("16 channels do not divide into heads of 3", lambda: change(TINY, head_channels=3)),
     "heads": ("width 16 does not divide into 3 heads; these do: 1, 2, 4", lambda: UNet(change(TINY, num_heads=3))),
     "channels": (r"shape \(B, 3, H, W\), got \(2, 1, 8, 8\); in_channels", lambda: UNet(TINY)(X[:, :1], T, LABELS)),
     "no batch": (r"shape \(B, 3, H, W\), got \(3, 8, 8\)", lambda: UNet(TINY)(X[0], T, LABELS)),
@@ -508,8 +523,11 @@ REFUSALS = {
     "vector": ("built with vector; call it as", lambda: UNet(TEXT)(X, T, context=WORDS)),
     "width of words": ("context has width 5; .* for 6", lambda: UNet(TEXT)(X, T, None, WORDS[..., :5], VECTOR)),
     "width of vector": ("vector has width 4; .* for 5", lambda: UNet(TEXT)(X, T, None, WORDS, VECTOR[:, :4])),
-    "words for a deaf network": ("context", lambda: UNet(TINY)(X, T, LABELS, context=WORDS)),
-    "vector for a deaf network": ("vector", lambda: UNet(TINY)(X, T, LABELS, vector=VECTOR)),
+    "words for a deaf network": ("built without; set context_size", lambda: UNet(TINY)(X, T, LABELS, context=WORDS)),
+    "vector for a deaf network": ("built without; set vector_size", lambda: UNet(TINY)(X, T, LABELS, vector=VECTOR)),
+    "one time": (r"t has shape \(1,\) for 2 pictures; expected \(B\)", lambda: UNet(TINY)(X, T[:1], LABELS)),
+    "one label": (r"labels has shape \(1,\) for 2 pictures", lambda: UNet(TINY)(X, T, LABELS[:1])),
+    "flat words": (r"context has shape \(2, 6\) .*\(B, M, D\)", lambda: UNet(TEXT)(X, T, None, WORDS[:, 0], VECTOR)),
     "odd": ("8×7 pixels cannot be halved 2 times.*multiples of 4.*8×8", lambda: UNet(TINY)(X[..., :7], T, LABELS)),
     "too often": ("6×8 .*Pad the pictures to 8×8, or choose 2 levels", lambda: UNet(TINY)(X[..., :6, :], T, LABELS)),
 }  # fmt: skip
@@ -563,7 +581,7 @@ class TestReceptiveField:
         for depth in (1, 2, 3):
             network = randomise(nn.Sequential(*(nn.Conv2d(2, 2, 3, padding=1) for _ in range(depth))))
             gradient = input_gradient(network, normal(1, 2, 9, 9), 4, 4)
-            assert receptive_side(gradient, 4, 4, share=0.9999) == 2 * depth + 1
+            assert receptive_side(gradient, 4, 4, share=1.0) == 2 * depth + 1
             assert gradient.count_nonzero() == (2 * depth + 1) ** 2
         seen = input_gradient(randomise(AttentionBlock(4, groups=2)), normal(1, 4, 9, 9), 4, 4)
         assert seen.count_nonzero() == 81

@@ -396,6 +396,8 @@ class TestLoss:
             autoencoder_loss(pixel="huber")
         with pytest.raises(ValueError, match="a perceptual term needs features"):
             autoencoder_loss(perceptual_weight=1.0)
+        with pytest.raises(ValueError, match="an adversarial term needs a discriminator"):
+            autoencoder_loss(adversarial_weight=1.0)(Adversaries(AutoencoderKL(TINY)), (X,), generator())
 
 
 class Pulling(nn.Module):
@@ -486,7 +488,11 @@ class TestCost:
 X = normal(2, 3, 8, 8)
 DISCRIMINATOR = PatchDiscriminator(3, channels=8)
 REFUSALS = {
+    "no levels": ("at least one level", lambda: change(TINY, channel_mult=())),
+    "no blocks": ("one residual block in each", lambda: change(TINY, num_res_blocks=0)),
     "groups": ("8 channels do not divide into 3 groups", lambda: change(TINY, groups=3)),
+    "scale": ("scale is 0; latents are multiplied by it", lambda: change(TINY, scale=0)),
+    "no adversaries": ("must be given Adversaries", lambda: autoencoder_loss()(AutoencoderKL(TINY), (X,), generator())),
     "latents": ("latent_channels is 0; it must be at least 1", lambda: change(TINY, latent_channels=0)),
     "colours": (r"pictures of shape \(B, 3, H, W\), got \(2, 1, 8, 8\)", lambda: AutoencoderKL(TINY)(X[:, :1])),
     "no batch": (r"pictures of shape \(B, 3, H, W\), got \(3, 8, 8\)", lambda: AutoencoderKL(TINY).encode(X[0])),
