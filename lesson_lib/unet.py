@@ -381,7 +381,7 @@ def decoder_channels(channels: Sequence[int], num_res_blocks: int) -> list[tuple
     return blocks
 
 
-class _Resample(nn.Module):
+class Resample(nn.Module):
     """A change of resolution with the signature of a Stage; the plain ones do not listen to the time."""
 
     def __init__(self, layer: nn.Module, listens: bool) -> None:
@@ -392,20 +392,23 @@ class _Resample(nn.Module):
         return self.layer(h, emb) if self.listens else self.layer(h)
 
 
-def _resample(config: UNetConfig, channels: int, way: str) -> nn.Module:
+def resample_of(config: UNetConfig, channels: int, way: str) -> Resample:
+    """Build the change of resolution ("down" or "up") between two levels as a configuration wants it."""
     if config.resblock_updown:
-        return _Resample(_res_block(config, channels, channels, way), listens=True)
-    return _Resample(Downsample(channels, config.pad_after) if way == "down" else Upsample(channels), listens=False)
+        return Resample(res_block_of(config, channels, channels, way), listens=True)
+    return Resample(Downsample(channels, config.pad_after) if way == "down" else Upsample(channels), listens=False)
 
 
-def _res_block(config: UNetConfig, in_channels: int, out_channels: int, resample: str | None = None) -> ResBlock:
+def res_block_of(config: UNetConfig, in_channels: int, out_channels: int, resample: str | None = None) -> ResBlock:
+    """Build a residual block with the time, the groups and the dropout of a configuration."""
     return ResBlock(
         in_channels, out_channels, config.emb_size, time_way=config.time_way, groups=config.groups, eps=config.eps,
         dropout=config.dropout, resample=resample,
     )  # fmt: skip
 
 
-def _attention(config: UNetConfig, channels: int, depth: int) -> nn.Module | None:
+def attention_of(config: UNetConfig, channels: int, depth: int) -> nn.Module | None:
+    """Build the attention of a level: none, over pixels, or where there are words a spatial transformer."""
     if not depth:
         return None
     heads = channels // config.head_channels if config.head_channels else config.num_heads
@@ -414,7 +417,8 @@ def _attention(config: UNetConfig, channels: int, depth: int) -> nn.Module | Non
     return AttentionBlock(channels, heads, config.groups, config.eps)
 
 
-def _perceptron(size: int, hidden_size: int) -> nn.Sequential:
+def perceptron(size: int, hidden_size: int) -> nn.Sequential:
+    """Two linear layers with a SiLU between them: (B, size) to (B, hidden_size)."""
     return nn.Sequential(nn.Linear(size, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
 
 
@@ -426,8 +430,8 @@ class Stage(nn.Module):
 
     def __init__(self, config: UNetConfig, in_channels: int, out_channels: int, attention: int) -> None:
         super().__init__()
-        self.block = _res_block(config, in_channels, out_channels)
-        self.attention = _attention(config, out_channels, attention)
+        self.block = res_block_of(config, in_channels, out_channels)
+        self.attention = attention_of(config, out_channels, attention)
 
     def forward(self, h: Tensor, emb: Tensor, context: Tensor | None = None) -> Tensor:
         h = self.block(h, emb)
@@ -453,7 +457,7 @@ class UNet(nn.Module):
         self.skips = config.skips or (True,) * len(channels)
         self.time = TimeEmbedder(config.emb_size, config.model_channels, config.time_convention)
         self.label = LabelEmbedder(config.num_classes, config.emb_size) if config.num_classes else None
-        self.vector = _perceptron(config.vector_size, config.emb_size) if config.vector_size else None
+        self.vector = perceptron(config.vector_size, config.emb_size) if config.vector_size else None
 
         self.enter = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
         self.down = nn.ModuleList()
@@ -463,7 +467,7 @@ class UNet(nn.Module):
                 self.down.append(Stage(config, current, width, config.attention[level]))
                 current = width
             if level < last:
-                self.down.append(_resample(config, width, "down"))
+                self.down.append(resample_of(config, width, "down"))
 
         self.middle1 = Stage(config, current, current, config.middle_attention)
         self.middle2 = Stage(config, current, current, 0)
@@ -474,7 +478,7 @@ class UNet(nn.Module):
             for _ in range(blocks + 1):
                 self.up.append(Stage(config, *next(sizes), config.attention[level]))
             if level > 0:
-                self.up.append(_resample(config, channels[level], "up"))
+                self.up.append(resample_of(config, channels[level], "up"))
 
         self.norm = nn.GroupNorm(config.groups, channels[0], config.eps)
         self.leave = zero_(nn.Conv2d(channels[0], config.out_channels, 3, padding=1))

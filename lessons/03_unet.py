@@ -378,11 +378,11 @@ print(f"residual blocks: {2 * len(widths)} in the encoder, {len(pairs)} in the d
 # pseudo-code: kept = encoder_channels(…); current = last of channels; for each width from coarse to fine, num_res_blocks + 1 times: note (current + kept.pop(), width); current = width.
 # most common error: adding the level's own width twice. At the borders of a level the features still have the coarser width, and the last kept map already the finer.
 
-# %% source="unet._res_block"
-from lesson_lib.unet import _res_block
+# %% source="unet.res_block_of"
+from lesson_lib.unet import res_block_of
 
-# %% source="unet._attention"
-from lesson_lib.unet import _attention
+# %% source="unet.attention_of"
+from lesson_lib.unet import attention_of
 
 # %% source="unet.Stage"
 from lesson_lib.unet import Stage
