@@ -552,7 +552,8 @@ for weight in blur.x["values"]:
         print(results.verdict(blur, metric, better=better, at=weight))
 
 # %% [markdown]
-# Read across the metrics before you choose a winner. PSNR is a squared error with a logarithm, so it rewards exactly what L2 optimises; a loss that guesses an edge can lose there and win in sharpness. Then look along the horizontal axis for the price of the
+# Read across the metrics before you choose a winner. PSNR is a squared error with a logarithm, so it rewards exactly what L2 optimises; a loss that guesses an edge can lose there and win in sharpness. FD-judge has a bias of its own: the perceptual term trains on maps of the same judge
+# that measures, so part of its lead is teaching to the test; sharpness and PSNR know nothing of the judge. Then look along the horizontal axis for the price of the
 # divergence. LDM's weight is $10^{-6}$ (App. G) and means the same here: both terms are sums over a picture.
 #
 # ## How many channels, and was it worth it?

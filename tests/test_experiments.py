@@ -64,7 +64,14 @@ def test_one_seed_is_refused(tmp_path):
 def test_the_command_line_names_what_there_is(capsys):
     with pytest.raises(SystemExit):
         main(["nothing"])
-    assert "sampler_steps" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "sampler_steps" in told
+    assert "pixel_latent" in told
+
+
+def test_one_record_can_be_made_alone(tmp_path):
+    main(["injection_time", "--budget", "smoke", "--seeds", "2", "--out", str(tmp_path)])
+    assert [path.name for path in tmp_path.glob("*.json")] == ["injection_time.json"]
 
 
 @pytest.mark.parametrize("name", list(shipped.RECIPES))

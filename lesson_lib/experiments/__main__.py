@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lesson_lib import results
 from lesson_lib.experiments import shipped
-from lesson_lib.experiments.run import folder_for, run
+from lesson_lib.experiments.run import Experiment, folder_for, run
 from lesson_lib.setup import BUDGETS, pick_budget
 
 EXPERIMENTS = (
@@ -27,7 +27,7 @@ EXPERIMENTS = (
 def main(arguments: list[str] | None = None) -> int:
     """Run one experiment (or train what the course ships) and print its table and verdicts; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m lesson_lib.experiments", description=__doc__)
-    parser.add_argument("name", choices=[*EXPERIMENTS, "judge", "shipped"])
+    parser.add_argument("name", help=f"{', '.join(EXPERIMENTS)}, the name of one record, judge or shipped")
     parser.add_argument("--budget", choices=BUDGETS, help="default: LESSON_BUDGET, or what the device suggests")
     parser.add_argument("--seeds", type=int, default=5, help="trainings of each variant (default 5)")
     parser.add_argument("--out", type=Path, help="folder of the record or the checkpoints (default: data/)")
@@ -46,11 +46,22 @@ def main(arguments: list[str] | None = None) -> int:
             shipped.ship(name, budget, options.out, options.data)
     else:
         out = options.out or folder_for(budget, results.RESULTS)
-        for experiment in importlib.import_module(f"lesson_lib.experiments.{options.name}").EXPERIMENTS:
+        for experiment in _named(options.name, parser):
             record = run(experiment, budget, options.seeds, out)
             for metric in record.metrics:
                 print(results.summary(record, metric), end="\n\n")
     return 0
+
+
+def _named(name: str, parser: argparse.ArgumentParser) -> list[Experiment]:
+    """Return the experiments of one file, or the one whose record has this name."""
+    files = {file: importlib.import_module(f"lesson_lib.experiments.{file}").EXPERIMENTS for file in EXPERIMENTS}
+    one = [experiment for group in files.values() for experiment in group if experiment.name == name]
+    if name not in files and not one:
+        records = [experiment.name for group in files.values() for experiment in group]
+        names = ", ".join(dict.fromkeys([*files, *records, "judge", "shipped"]))
+        parser.error(f"there is no experiment {name!r}; there are {names}")
+    return list(files.get(name, one))
 
 
 if __name__ == "__main__":
