@@ -333,7 +333,7 @@ from lesson_lib.vae import adaptive_weight
 # %% name="check-adaptive"
 adaptive_weight = check("vae.adaptive_weight", adaptive_weight)
 last = torch.randn(3, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
-made = last @ torch.ones(8, 16).cumsum(dim=1)
+made = last @ torch.ones(8, 16).cumsum(dim=1) / 16
 first, second = (made - 1).square().mean(), -made.sigmoid().mean()
 for loudness in (1, 10, 100):
     weight = adaptive_weight(first, loudness * second, last)

@@ -704,9 +704,9 @@ def _small(**changes: Any) -> UNetConfig:
 
 UPS = (
     _small(channel_mult=(1, 2), num_res_blocks=1, attention=(0, 0), skips=(True, False)),
-    _small(channel_mult=(1, 1), num_res_blocks=0, attention=(0, 0), skips=(False, True), time_way="add"),
-    _small(channel_mult=(1, 1, 1), num_res_blocks=0, attention=(0, 0, 0), resblock_updown=True),
-    _small(channel_mult=(1, 1), num_res_blocks=0, attention=(0, 1), skips=(True, False), context_size=6),
+    _small(channel_mult=(1, 1), num_res_blocks=1, attention=(0, 0), skips=(False, True), time_way="add"),
+    _small(channel_mult=(1, 1, 1), num_res_blocks=1, attention=(0, 0, 0), resblock_updown=True),
+    _small(channel_mult=(1, 1), num_res_blocks=1, attention=(0, 1), skips=(True, False), context_size=6),
 )
 
 
@@ -1109,7 +1109,7 @@ def _whole(g: torch.Generator, size: int) -> Case:
     config = UNetConfig(
         model_channels=4 * int(integers(g, 1, low=1, high=4)),
         channel_mult=tuple(integers(g, 2, low=1, high=4).tolist()),
-        num_res_blocks=(1, 0)[size % 2],
+        num_res_blocks=(1, 2)[size % 2],
         attention=(0, size // 2 % 2),
         groups=2,
         num_classes=(0, 1, 0, 1)[size % 4] * int(integers(g, 1, low=3, high=40)),

@@ -1005,7 +1005,7 @@ def _sampled_latents(g: torch.Generator, size: int) -> Case:
     scale, shift = SCALES[size % 4]
     # One level without further blocks: the class is built anew for every try.
     config = VAEConfig(
-        channels=4, channel_mult=(1,), num_res_blocks=0, latent_channels=2, groups=2, scale=scale, shift=shift
+        channels=4, channel_mult=(1,), num_res_blocks=1, latent_channels=2, groups=2, scale=scale, shift=shift
     )
     return Case(normal(g, 3 + size, 2, 4, 5 + size), 2 + size, build={"config": config})
 
