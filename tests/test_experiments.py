@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from lesson_lib import results
-from lesson_lib.experiments import shipped
+from lesson_lib.experiments import autoencoders, shipped
 from lesson_lib.experiments.__main__ import EXPERIMENTS, main
+from lesson_lib.experiments.autoencoders import reconstruction_quality
 from lesson_lib.experiments.run import Experiment, run
 from lesson_lib.guidance import Guided
 from lesson_lib.samplers import SAMPLERS
@@ -77,12 +78,46 @@ def test_one_record_can_be_made_alone(tmp_path):
 @pytest.mark.parametrize("name", list(shipped.RECIPES))
 def test_shipped_models_load_and_sample(name):
     model, process = shipped.load_shipped(name)
-    classes, channels, side = (24, 3, 32) if name.startswith("shapes") else (10, 1, 8)
-    sampler = SAMPLERS["euler" if name.endswith("flow") else "ddim"]
-    noise = torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(0))
-    images = sampler(Guided(model, torch.tensor([0, classes - 1]), 2.0), noise, 2, process)
+    recipe = shipped.RECIPES[name]
+    data = shipped.DATA_SETS[recipe.data]
+    assert model.num_classes == data.classes
+    sampler = SAMPLERS["euler" if recipe.predicts == "flow" else "ddim"]
+    noise = torch.randn(2, *data.shape, generator=torch.Generator().manual_seed(0))
+    images = sampler(Guided(model, torch.tensor([0, data.classes - 1]), 2.0), noise, 2, process)
     assert images.shape == noise.shape
     assert torch.isfinite(images).all()
+
+
+@pytest.mark.parametrize("name", list(shipped.VAE_RECIPES))
+def test_shipped_autoencoders_load_and_go_there_and_back(name):
+    vae = shipped.load_vae(name)
+    images = torch.rand(2, vae.config.in_channels, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latents = vae.to_latents(images)
+    assert latents.shape == (2, 4, 8, 8)
+    assert vae.from_latents(latents).shape == images.shape
+    with pytest.raises(ValueError, match="vae-shapes, vae-fashion"):
+        shipped.load_vae("vae-cats")
+
+
+def test_the_shipped_autoencoder_of_shapes_keeps_what_matters():
+    quality = reconstruction_quality("vae-shapes", SMOKE)
+    assert quality["psnr"] >= 28
+    assert quality["attributes read"] >= 0.97
+    assert 0.8 < quality["sharpness"] < 1.1
+
+
+def test_the_shipped_latent_model_draws_what_is_asked():
+    hits, count = shipped.quality("latent-shapes", 1.0, Budget("laptop", torch.device("cpu")))
+    assert hits / count >= 0.95
+
+
+def test_an_autoencoder_is_shipped_with_its_card_and_figure(tmp_path, monkeypatch):
+    monkeypatch.setattr(autoencoders, "ROOT", tmp_path)
+    shipped.ship("vae-shapes", SMOKE, tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert hashlib.sha256((tmp_path / "vae-shapes.safetensors").read_bytes()).hexdigest() in card
+    assert (tmp_path / "vae-shapes.png").exists()
+    assert shipped.load_vae("vae-shapes", folder=tmp_path).config.scale != 1
 
 
 def test_shipping_writes_a_model_that_loads_and_its_card(tmp_path, monkeypatch):
