@@ -7,20 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lesson_lib import flow, guidance, samplers, shapes, train, unet, vae
 from lesson_lib.data import shapes as draw_shapes
 from lesson_lib.evaluate import JUDGE_FILE, count_macs, fd_judge, load_judge, prompt_accuracy, psnr
 from lesson_lib.experiments.autoencoders import CHECKPOINTS, load_vae
 from lesson_lib.experiments.run import Experiment
+from lesson_lib.experiments.unet_ablations import trained_denoiser
 from lesson_lib.experiments.vae_blur import VARIANTS as LOSSES
 from lesson_lib.experiments.vae_blur import trained as trained_autoencoder
 from lesson_lib.flow import RectifiedFlow
 from lesson_lib.guidance import Guided
 from lesson_lib.samplers import euler
 from lesson_lib.setup import Budget
-from lesson_lib.train import denoising_loss, fit
 from lesson_lib.unet import UNet, UNetConfig
 from lesson_lib.vae import AutoencoderKL, scale_factor
 
@@ -113,18 +112,6 @@ def measure_compute(variant: str, seed: int, settings: dict[str, Any], budget: B
     items = data.images if autoencoder is None else autoencoder.to_latents(data.images)
     model = trained_denoiser(NETWORKS[variant], items, data.labels, seed, settings["steps"][variant], settings)
     return quality(model, tuple(items.shape[1:]), seed, settings, budget, autoencoder)
-
-
-def trained_denoiser(
-    config: UNetConfig, items: Tensor, labels: Tensor, seed: int, steps: int, settings: dict[str, Any]
-) -> UNet:
-    """Return a U-Net trained on pictures or latents as a rectified flow."""
-    torch.manual_seed(seed)
-    model = UNet(config).to(items.device)
-    loss = denoising_loss(RectifiedFlow(time="logit-normal"), label_dropout=0.1)
-    fit(model, (items, labels), loss, steps=steps, batch_size=settings["batch_size"], lr=settings["lr"], warmup=50,
-        ema=0.99, seed=seed, progress=False)  # fmt: skip
-    return model.eval()
 
 
 def quality(

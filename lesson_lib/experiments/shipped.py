@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lesson_lib import DATA, ROOT
+from lesson_lib import ROOT
 from lesson_lib.data import digits, shapes
 from lesson_lib.denoiser import ConvDenoiser
 from lesson_lib.evaluate import digit_judge, load_judge, prompt_hits
-from lesson_lib.experiments.autoencoders import VAE_RECIPES, load_vae, ship_vae
+from lesson_lib.experiments.autoencoders import CHECKPOINTS, VAE_RECIPES, load_vae, ship_vae
 from lesson_lib.experiments.run import folder_for
 from lesson_lib.flow import RectifiedFlow
 from lesson_lib.guidance import Guided
@@ -25,8 +25,6 @@ from lesson_lib.samplers import SAMPLERS
 from lesson_lib.setup import Budget
 from lesson_lib.train import TrainRecord, denoising_loss, fit, load_model, save_model
 from lesson_lib.unet import UNet, UNetConfig
-
-CHECKPOINTS = DATA / "checkpoints"
 
 
 @dataclass(frozen=True)

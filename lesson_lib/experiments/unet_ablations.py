@@ -8,10 +8,12 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lesson_lib import attention, embed, flow, guidance, samplers, shapes, train, unet
 from lesson_lib.data import shapes as draw_shapes
 from lesson_lib.evaluate import JUDGE_FILE, fd_judge, load_judge, prompt_accuracy
+from lesson_lib.experiments import small_shapes
 from lesson_lib.experiments.run import Experiment
 from lesson_lib.flow import RectifiedFlow
 from lesson_lib.guidance import Guided
@@ -20,9 +22,7 @@ from lesson_lib.setup import Budget
 from lesson_lib.train import denoising_loss, fit
 from lesson_lib.unet import UNet, UNetConfig
 
-METRICS = {
-    "fd_judge": "Fréchet distance to held-out pictures on the judge's 64 features; lower is better",
-    "accuracy": "share of samples in which the judge finds the colour and the shape that were asked for",
+METRICS = small_shapes.METRICS | {
     "loss": "mean squared error of the velocity on held-out pictures, times spread evenly; lower is better",
 }
 BASE = UNetConfig.shapes16()
@@ -57,14 +57,18 @@ def settings(budget: Budget) -> dict[str, Any]:
     }
 
 
-def trained(config: UNetConfig, seed: int, settings: dict[str, Any], budget: Budget) -> UNet:
-    """Return a U-Net trained on shapes; the seed fixes its weights and its batches, so that variants are paired."""
-    data = draw_shapes(8000, size=16, seed=3, device=budget.device)
+def trained_denoiser(
+    config: UNetConfig, items: Tensor, labels: Tensor, seed: int, steps: int, settings: dict[str, Any]
+) -> UNet:
+    """Return a U-Net trained on pictures or latents as a rectified flow.
+
+    The seed fixes its weights and its batches, so that variants are paired. settings: batch_size and lr.
+    """
     torch.manual_seed(seed)
-    model = UNet(config).to(budget.device)
+    model = UNet(config).to(items.device)
     loss = denoising_loss(RectifiedFlow(time="logit-normal"), label_dropout=0.1)
-    fit(model, (data.images, data.labels), loss, steps=settings["steps"], batch_size=settings["batch_size"],
-        lr=settings["lr"], warmup=50, ema=0.99, seed=seed, progress=False)  # fmt: skip
+    fit(model, (items, labels), loss, steps=steps, batch_size=settings["batch_size"], lr=settings["lr"], warmup=50,
+        ema=0.99, seed=seed, progress=False)  # fmt: skip
     return model.eval()
 
 
@@ -97,7 +101,9 @@ def measured(model: UNet, seed: int, settings: dict[str, Any], budget: Budget) -
 def outcome(config: UNetConfig, seed: int, budget: Budget) -> dict[str, float]:
     """Train and measure one network. The unchanged one stands in all three experiments and is trained once a seed."""
     chosen = settings(budget)
-    return measured(trained(config, seed, chosen, budget), seed, chosen, budget)
+    data = draw_shapes(8000, size=16, seed=3, device=budget.device)
+    model = trained_denoiser(config, data.images, data.labels, seed, chosen["steps"], chosen)
+    return measured(model, seed, chosen, budget)
 
 
 def _experiment(name: str, title: str, variants: dict[str, UNetConfig]) -> Experiment:
