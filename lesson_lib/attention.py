@@ -9,6 +9,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 
+def attention_map(query: Tensor, key: Tensor) -> Tensor:
+    """Return whom each query asks, and how much: softmax(Q Kᵀ / √d), in every head a row of shares for each query.
+
+    query: (B, h, N, d); key: (B, h, M, d). Returns (B, h, N, M); each row sums to 1.
+    Source: Attention Is All You Need (arXiv 1706.03762, Eq. 1).
+    """
+    return (query @ key.mT / math.sqrt(query.shape[-1])).softmax(dim=-1)
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, explicit: bool = False) -> Tensor:
     """Mix the values, each query with its own weights: softmax(Q Kᵀ / √d) V, separately in every head.
 
@@ -17,8 +26,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, explicit: bool = False) ->
     without keeping them. Source: Attention Is All You Need (arXiv 1706.03762, Eq. 1).
     """
     if explicit:
-        weights = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(dim=-1)
-        return weights @ value
+        return attention_map(query, key) @ value
     return F.scaled_dot_product_attention(query, key, value)
 
 
@@ -48,6 +56,11 @@ class SelfAttention(nn.Module):
         query, key, value = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
         return self.proj(rearrange(attend(query, key, value), "b h n d -> b n (h d)"))
 
+    def map(self, x: Tensor) -> Tensor:
+        """Return the attention map (B, h, N, N) of what forward would do with x: row n says whom token n asks."""
+        query, key, _ = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+        return attention_map(query, key)
+
 
 class CrossAttention(nn.Module):
     """Let every token of one sequence attend to the tokens of another, such as places of a picture to words.
@@ -68,3 +81,9 @@ class CrossAttention(nn.Module):
         query = rearrange(self.q(x), "b n (h d) -> b h n d", h=self.num_heads)
         key, value = rearrange(self.kv(context), "b m (two h d) -> two b h m d", two=2, h=self.num_heads)
         return self.proj(rearrange(attend(query, key, value), "b h n d -> b n (h d)"))
+
+    def map(self, x: Tensor, context: Tensor) -> Tensor:
+        """Return the attention map (B, h, N, M) of what forward would do: row n says which words token n asks."""
+        query = rearrange(self.q(x), "b n (h d) -> b h n d", h=self.num_heads)
+        key, _ = rearrange(self.kv(context), "b m (two h d) -> two b h m d", two=2, h=self.num_heads)
+        return attention_map(query, key)

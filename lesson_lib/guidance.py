@@ -18,6 +18,18 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     return unconditional + scale * (conditional - unconditional)
 
 
+def guide_first(conditional: Tensor, unconditional: Tensor, scale: float, channels: int = 3) -> Tensor:
+    """Guide only the first channels of two predictions; the others stay as the network gave them with the class.
+
+    conditional, unconditional: (B, C, H, W); channels: how many are guided, at most C. Returns (B, C, H, W).
+    For networks that also choose a variance: its half is no direction to exaggerate. DiT guides three of its four
+    latent channels, by accident (code for RGB pictures was reused); it stayed so that the published numbers repeat.
+    Source: facebookresearch/DiT, models.py, forward_with_cfg; arXiv 2212.09748, App. A.
+    """
+    guided = guide(conditional[:, :channels], unconditional[:, :channels], scale)
+    return torch.cat([guided, conditional[:, channels:]], dim=1)
+
+
 class Guided:
     """A two-argument model for the samplers, made from a three-argument one, fixed labels and a guidance scale.
 

@@ -6,6 +6,7 @@ x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -155,6 +156,18 @@ def learned_variance(v: Tensor, alpha_bar: Tensor, alpha_bar_prev: Tensor) -> Te
     return torch.exp(share * beta.log() + (1 - share) * smallest.log())
 
 
+def pixel_log_likelihood(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return the log-probability of 8-bit pixels under a Gaussian: of the interval that rounds to each value.
+
+    x: any shape, multiples of 2/255 from -1 to 1; mean, std: the same shape. Returns that shape. The darkest and the
+    brightest value own all that lies beyond. Source: DDPM (arXiv 2006.11239, Eq. 13).
+    """
+    above = torch.special.ndtr((x - mean + 1 / 255) / std)
+    below = torch.special.ndtr((x - mean - 1 / 255) / std)
+    inside = torch.where(x > 0.999, 1 - below, torch.where(x < -0.999, above, above - below))
+    return inside.clamp(min=1e-12).log()
+
+
 @dataclass(frozen=True, eq=False)
 class Diffusion:
     """How data becomes noise in T steps, and what the network is asked to predict about it.
@@ -221,12 +234,47 @@ class Diffusion:
 
     def training_pair(self, x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return the noisy images at steps t (B,) and the target that the network must predict from them."""
-        if x0.device not in self._tables:  # moved once: a copy in every step would make a GPU wait
-            self._tables[x0.device] = self.alpha_bar.float().to(x0.device)
-        alpha_bar = self._tables[x0.device][t]
+        alpha_bar = self._coefficients(x0.device)[0, t]
         targets = {"eps": noise, "x0": x0}
         target = targets[self.prediction] if self.prediction in targets else v_target(x0, noise, alpha_bar)
         return add_noise(x0, noise, alpha_bar), target
+
+    def variational_term(self, prediction: Tensor, v: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return what the variance is trained with: the bits per number that this step adds to the likelihood bound.
+
+        prediction, v: (B, C, ...), the two halves of a network's output; x0, x_t: clean and noisy images; t: (B,)
+        steps. Returns (B,): the divergence of the network's step from the true posterior's, and at step 0 the negative
+        log-likelihood of 8-bit pixels (DiT applies it to latents too). Source: improved DDPM (arXiv 2102.09672,
+        Eqs. 4-6 and 15); facebookresearch/DiT, diffusion/gaussian_diffusion.py.
+        """
+        table = self._coefficients(x0.device)[:, t]
+        _, from_x0, from_x_t, log_smallest, log_beta = (expand(row, x0) for row in table)
+        predicted_x0, _ = self.predicted_x0_eps(prediction, x_t, table[0])
+        distance = from_x0 * (x0 - predicted_x0)  # of the two means; what they take from x_t is the same
+        share = (v + 1) / 2
+        log_variance = share * log_beta + (1 - share) * log_smallest
+        gap = log_smallest - log_variance
+        divergence = 0.5 * (gap.exp() - gap - 1 + distance.square() * torch.exp(-log_variance))
+        mean = from_x0 * predicted_x0 + from_x_t * x_t
+        likelihood = pixel_log_likelihood(x0, mean, torch.exp(0.5 * log_variance))
+        return torch.where(expand(t, x0) == 0, -likelihood, divergence).flatten(1).mean(dim=1) / math.log(2)
+
+    def _coefficients(self, device: torch.device) -> Tensor:
+        """Return (5, T) float32 on a device: alpha_bar, the posterior mean's two weights, and the two log variances.
+
+        Made once for each device: a copy in every step would make a GPU wait. The posterior's variance at step 0 is
+        zero; as in the reference code, step 1's stands in its place.
+        """
+        if device not in self._tables:
+            now = self.alpha_bar
+            before = torch.cat([torch.ones(1, dtype=torch.float64), now[:-1]])
+            smallest = self.betas * (1 - before) / (1 - now)
+            smallest = torch.cat([smallest[1:2], smallest[1:]]) if len(smallest) > 1 else self.betas
+            from_x0 = before.sqrt() * self.betas / (1 - now)
+            from_x_t = (1 - self.betas).sqrt() * (1 - before) / (1 - now)
+            rows = [now, from_x0, from_x_t, smallest.log(), self.betas.log()]
+            self._tables[device] = torch.stack(rows).float().to(device)
+        return self._tables[device]
 
     def model_time(self, t: Tensor) -> Tensor:
         """Return steps t (B,) as the networks of this course are fed them: floats from 0 to 1000, whatever T is."""

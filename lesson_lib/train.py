@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lesson_lib.checkpoint import (
@@ -33,12 +34,14 @@ from lesson_lib.checkpoint import (
     write_tensors,
 )
 from lesson_lib.embed import drop_labels
+from lesson_lib.noise import Diffusion
 
 __all__ = [
     "CheckpointError",
     "Loss",
     "Process",
     "TrainRecord",
+    "classification_loss",
     "denoising_loss",
     "fit",
     "load_model",
@@ -83,7 +86,8 @@ def denoising_loss(process: Process, *, label_dropout: float = 0.0) -> Loss:
 
     process: noise.Diffusion or flow.RectifiedFlow. The batch is (images,) or (images, condition, ...); the model is
     called with noisy images (B, ...), times (B,) from 0 to 1000, and the conditions. label_dropout: the share of the
-    labels (B,) that become the model's null class, model.num_classes, for classifier-free guidance.
+    labels (B,) that become the model's null class, model.num_classes, for classifier-free guidance. Where the process
+    learns its variance, the model returns twice the channels, and the variational term (bits per number) is added.
     Source: DDPM (arXiv 2006.11239, Eq. 14, without weights); SD3 (arXiv 2403.03206, §3) for the flow.
     """
     if not 0 <= label_dropout <= 1:
@@ -98,13 +102,24 @@ def denoising_loss(process: Process, *, label_dropout: float = 0.0) -> Loss:
             if not conditions:
                 raise ValueError("label_dropout needs labels: call fit with (images, labels), not with (images,)")
             conditions[0] = drop_labels(conditions[0], label_dropout, int(model.num_classes), generator)  # type: ignore[arg-type]
-        prediction = model(noisy, process.model_time(t), *conditions)
+        prediction = model(noisy, process.model_time(t), *conditions).float()
+        variational = prediction.new_zeros(())
+        if isinstance(process, Diffusion) and process.variance == "learned":
+            prediction, v = prediction.chunk(2, dim=1)
+            if v.shape == target.shape:  # the mean is trained by the squared error alone: it is detached here
+                variational = process.variational_term(prediction.detach(), v, images, noisy, t).mean()
         if prediction.shape != target.shape:
             raise ValueError(f"the model returned {tuple(prediction.shape)}; the target is {tuple(target.shape)}")
-        return (prediction.float() - target).square().mean()
+        return (prediction - target).square().mean() + variational
 
     loss.description = f"denoising({describe(process)}, label_dropout={label_dropout})"  # type: ignore[attr-defined]
     return loss
+
+
+def classification_loss(model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+    """Return the cross-entropy of a classifier: model(images) (B, classes) against labels (B,) int64."""
+    images, labels = batch
+    return F.cross_entropy(model(images).float(), labels)
 
 
 def fit(
@@ -117,6 +132,7 @@ def fit(
     lr: float = 1e-3,
     weight_decay: float = 0.0,
     warmup: int = 0,
+    cooldown: int = 0,
     clip: float = 1.0,
     ema: float = 0.999,
     seed: int = 0,
@@ -136,7 +152,7 @@ def fit(
     device compiles). Interrupting the cell ends the run after the current step, as if that had been the last.
     Raises CheckpointError where the file is damaged or belongs to another run, FloatingPointError for a loss of nan.
     """
-    recipe = Recipe(batch_size, lr, weight_decay, warmup, clip, ema, seed)
+    recipe = Recipe(batch_size, lr, weight_decay, warmup, cooldown, steps if cooldown else 0, clip, ema, seed)
     if steps < 1 or every < 1:
         raise ValueError(f"steps is {steps} and every is {every}; both must be at least 1")
     if resume and checkpoint is None:
@@ -166,12 +182,14 @@ def fit(
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a run that must stay the same when it is continued."""
+    """The settings of a run that must stay the same when it is continued; with a cooldown also its last step, end."""
 
     batch_size: int
     lr: float
     weight_decay: float
     warmup: int
+    cooldown: int
+    end: int
     clip: float
     ema: float
     seed: int
@@ -181,14 +199,16 @@ class Recipe:
             raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
         if not self.lr > 0:
             raise ValueError(f"lr is {self.lr}; a learning rate is above 0")
-        if self.clip < 0 or self.warmup < 0 or self.weight_decay < 0:
-            raise ValueError("clip, warmup and weight_decay must be 0 (off) or more")
+        if min(self.clip, self.warmup, self.cooldown, self.weight_decay) < 0:
+            raise ValueError("clip, warmup, cooldown and weight_decay must be 0 (off) or more")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; a decay lies from 0 (no average) to below 1, such as 0.999")
 
     def lr_at(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0: a straight rise over the warm-up, then constant."""
-        return self.lr * min(1.0, (step + 1) / max(1, self.warmup))
+        """Return the learning rate of a step, counted from 0: up over the warm-up, level, down over the cooldown."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        fall = min(1.0, (self.end - step) / self.cooldown) if self.cooldown else 1.0
+        return self.lr * rise * fall
 
     def decay_at(self, updates: int) -> float:
         """Return the average's decay at its n-th update, counted from 1: small at first, so that it forgets the start.

@@ -21,6 +21,10 @@ EXPERIMENTS = (
     "receptive_field",
     "vae_blur",
     "latent_space",
+    "classifiers",
+    "dit_grid",
+    "unet_dit",
+    "adaln",
 )  # in the order of the lessons
 
 
@@ -32,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5, help="trainings of each variant (default 5)")
     parser.add_argument("--out", type=Path, help="folder of the record or the checkpoints (default: data/)")
     parser.add_argument("--model", choices=list(shipped.ALL), help="with shipped: only this one")
-    parser.add_argument("--data", help="with --model vae-fashion: a folder of Parquet files instead of the hub")
+    parser.add_argument("--data", help="with a model of Fashion-MNIST: a folder of Parquet files instead of the hub")
     options = parser.parse_args(arguments)
     budget = pick_budget()
     if options.budget:

@@ -1,0 +1,115 @@
+"""The training and the measurement that all comparisons of Diffusion Transformers share: shapes at 16×16."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lesson_lib import attention, dit, embed, flow, guidance, position, samplers, shapes, train, unet, vit
+from lesson_lib.data import shapes as draw_shapes
+from lesson_lib.dit import DiT, DiTConfig
+from lesson_lib.evaluate import JUDGE_FILE, count_macs, fd_judge, load_judge, prompt_accuracy
+from lesson_lib.flow import RectifiedFlow
+from lesson_lib.guidance import Guided
+from lesson_lib.samplers import euler
+from lesson_lib.setup import Budget
+from lesson_lib.train import denoising_loss, fit
+from lesson_lib.unet import UNet, UNetConfig
+
+Config = DiTConfig | UNetConfig
+
+SOURCES = (attention, dit, embed, flow, guidance, position, samplers, shapes, train, unet, vit)
+SAMPLING_STEPS = 12
+METRICS = {
+    "fd_judge": "Fréchet distance to held-out pictures on the judge's 64 features; lower is better",
+    "accuracy": "share of samples in which the judge finds the colour and the shape that were asked for",
+    "macs_millions": "multiply-accumulates of one call for one picture, in millions",
+    "parameters": "weights that are trained",
+}
+
+
+def settings(budget: Budget, laptop_steps: int) -> dict[str, Any]:
+    """Return what a repetition must set; laptop_steps: training steps at the laptop budget."""
+    return {
+        "data": "shapes, 16×16, one object, 8,000 images",
+        "steps": budget.choose(smoke=4, laptop=laptop_steps, gpu=8000, long=40_000),
+        "batch_size": 32,
+        "lr": 2e-3,
+        "warmup": 50,
+        "ema": 0.99,
+        "times": "logit-normal",
+        "samples": budget.choose(smoke=72, laptop=240, gpu=2400, long=4800),
+        "sampler": f"euler, {SAMPLING_STEPS} steps",
+        "guidance_scale": 1.0,
+        "judge_sha256": hashlib.sha256(JUDGE_FILE.read_bytes()).hexdigest(),
+    }
+
+
+def build(config: Config) -> DiT | UNet:
+    """Build the untrained network of a configuration of either family."""
+    return UNet(config) if isinstance(config, UNetConfig) else DiT(config)
+
+
+def cost(config: Config) -> dict[str, float]:
+    """Return what one call for one 16×16 picture costs: macs_millions, and the number of trained parameters."""
+    with torch.device("meta"):
+        model = build(config)
+        inputs = (torch.empty(1, 3, 16, 16), torch.empty(1), torch.empty(1, dtype=torch.long))
+        macs = count_macs(model, *inputs)
+    parameters = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return {"macs_millions": macs / 1e6, "parameters": float(parameters)}
+
+
+@torch.no_grad()
+def quality(model: nn.Module, seed: int, settings: dict[str, Any], budget: Budget) -> dict[str, float]:
+    """Return fd_judge and accuracy of a trained network; noise and classes are the same for every variant of a seed."""
+    judge, count = load_judge(budget.device), settings["samples"]
+    real = _held_out(2 * count, budget)
+    noise = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(1000 + seed)).to(budget.device)
+    labels = (torch.arange(count) % 24).to(budget.device)
+    images = euler(Guided(model, labels, settings["guidance_scale"]), noise, SAMPLING_STEPS, RectifiedFlow())
+    images = images.clamp(-1, 1)
+    return {"fd_judge": fd_judge(real, images, judge), "accuracy": prompt_accuracy(images, labels, judge)}
+
+
+@cache
+def _held_out(count: int, budget: Budget) -> Tensor:
+    return draw_shapes(count, size=16, seed=77, device=budget.device).images
+
+
+@cache
+def outcome(config: Config, seed: int, shares: tuple[float, ...], budget: Budget, laptop_steps: int) -> dict[str, Any]:
+    """Train one network and measure it after each share of the steps: metric → list, one entry for each share.
+
+    The seed fixes the weights and the batches, so that variants are paired. A configuration that stands in several
+    experiments is trained once. Each stage continues the one before through a file, as an interrupted run would.
+    """
+    chosen = settings(budget, laptop_steps)
+    data = draw_shapes(8000, size=16, seed=3, device=budget.device)
+    torch.manual_seed(seed)
+    model = build(config).to(budget.device)
+    loss = denoising_loss(RectifiedFlow(time=chosen["times"]), label_dropout=0.1)
+    found: dict[str, list[float]] = {name: [] for name in METRICS}
+    with tempfile.TemporaryDirectory() as folder:
+        for share in shares:
+            steps = max(1, round(share * chosen["steps"]))
+            fit(
+                model, (data.images, data.labels), loss, steps=steps, batch_size=chosen["batch_size"], lr=chosen["lr"],
+                warmup=chosen["warmup"], ema=chosen["ema"], seed=seed, progress=False,
+                checkpoint=Path(folder) / "run.safetensors", every=10**9, resume=True,
+            )  # fmt: skip
+            measured = quality(model.eval(), seed, chosen, budget) | cost(config)
+            for name, value in measured.items():
+                found[name].append(value)
+    return found
+
+
+def last(found: dict[str, Any]) -> dict[str, float]:
+    """Return the entries of an outcome's last stage."""
+    return {name: values[-1] for name, values in found.items()}
