@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lesson_lib.attention import CrossAttention, SelfAttention, attend, check_heads
+from lesson_lib.attention import CrossAttention, SelfAttention, attend, attention_map, check_heads
 
 SEEDS = st.integers(0, 10_000)
 
@@ -138,3 +138,23 @@ def test_a_bias_of_the_keys_changes_nothing_and_one_of_the_values_does():
         torch.testing.assert_close(layer(*inputs), before, rtol=1e-4, atol=1e-5)
         bias[8:] += 3
         assert not torch.allclose(layer(*inputs), before, atol=1e-2)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.sampled_from([1, 2, 4]), st.integers(1, 6))
+def test_maps_on_request_are_what_the_layers_mix_with(seed, heads, words):
+    x, context = normal(2, 5, 8, seed=seed), normal(2, words, 6, seed=seed + 1)
+    own, other = randomise(SelfAttention(8, heads), seed), randomise(CrossAttention(8, 6, heads), seed)
+    value = own.qkv(x).chunk(3, dim=-1)[2].unflatten(-1, (heads, -1)).transpose(1, 2)
+    answer = own.proj((own.map(x) @ value).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(own(x), answer, rtol=1e-5, atol=1e-5)
+    value = other.kv(context).chunk(2, dim=-1)[1].unflatten(-1, (heads, -1)).transpose(1, 2)
+    answer = other.proj((other.map(x, context) @ value).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(other(x, context), answer, rtol=1e-5, atol=1e-5)
+    assert other.map(x, context).shape == (2, heads, 5, words)
+
+
+def test_a_map_is_a_share_of_the_asked_and_not_of_the_askers():
+    found = attention_map(normal(1, 2, 3, 4), normal(1, 2, 5, 4, seed=1))
+    assert found.shape == (1, 2, 3, 5)
+    torch.testing.assert_close(found.sum(dim=-1), torch.ones(1, 2, 3))

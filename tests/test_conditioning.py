@@ -6,7 +6,7 @@ from torch import nn
 
 from lesson_lib import condition, embed
 from lesson_lib.denoiser import ConvDenoiser, PointDenoiser
-from lesson_lib.guidance import Guided, guide
+from lesson_lib.guidance import Guided, guide, guide_first
 
 
 def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -162,3 +162,11 @@ def test_wrong_calls_get_a_sentence():
         Guided(ConvDenoiser(num_classes=4, width=8, depth=1), torch.zeros(3, dtype=torch.int64))(
             torch.zeros(2, 1, 8, 8), torch.zeros(2)
         )
+
+
+def test_guide_first_leaves_the_other_channels_as_with_the_class():
+    cond, uncond = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
+    found = guide_first(cond, uncond, 4.0)
+    torch.testing.assert_close(found[:, :3], guide(cond, uncond, 4.0)[:, :3])
+    assert torch.equal(found[:, 3:], cond[:, 3:])
+    torch.testing.assert_close(guide_first(cond, uncond, 4.0, channels=4), guide(cond, uncond, 4.0))

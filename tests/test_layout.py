@@ -12,8 +12,8 @@ from lesson_lib import ROOT
 LIBRARY = ROOT / "lesson_lib"
 # In the order of the lessons; the modules that do not exist yet keep their places.
 LESSONS = ["setup", "shapes", "data", "noise", "flow", "samplers", "embed", "condition", "denoiser", "guidance"]
-LESSONS += ["attention", "unet", "vae"]
-LATER = ["position", "vit", "dit", "text", "mmdit"]
+LESSONS += ["attention", "unet", "vae", "position", "vit", "dit"]
+LATER = ["text", "mmdit"]
 TOOLS = ["checkpoint", "train", "evaluate", "results", "style", "pictures", "plane", "plot", "diagrams", "widgets"]
 ORDER = LESSONS + LATER + TOOLS + ["bench", "exercises", "experiments", "official", "grading", "build"]
 SOURCES = sorted(LIBRARY.rglob("*.py"))

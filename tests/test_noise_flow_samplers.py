@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lesson_lib import flow, noise, samplers
 from lesson_lib.flow import RectifiedFlow
-from lesson_lib.noise import Diffusion
+from lesson_lib.noise import Diffusion, pixel_log_likelihood, posterior, x0_from_eps
 
 SHAPE = (3, 2, 4, 4)
 
@@ -320,3 +320,54 @@ def test_wrong_calls_get_a_sentence():
         Diffusion.linear().grid(10, "even")
     with pytest.raises(ValueError, match="at least 1"):
         RectifiedFlow().grid(0)
+
+
+def variational_by_the_definition(process, eps, v, x0, x_t, t):
+    """The divergence of two Gaussians by torch.distributions; at step 0 the probability of each pixel's interval."""
+    later = t.clamp(min=1)
+    alpha_bar, before = process.alpha_bar_at(t), process.alpha_bar_at(t - 1)
+    wanted, _ = posterior(x0.double(), x_t.double(), alpha_bar, before)
+    _, smallest = posterior(x0.double(), x_t.double(), process.alpha_bar_at(later), process.alpha_bar_at(later - 1))
+    clean = x0_from_eps(x_t.double(), eps.double(), alpha_bar)
+    mean, _ = posterior(clean, x_t.double(), alpha_bar, before)
+    beta = (1 - alpha_bar / before).view(-1, 1, 1, 1)
+    share = (v.double() + 1) / 2
+    std = (share * beta.log() + (1 - share) * smallest.log()).exp().sqrt()
+    true = torch.distributions.Normal(wanted, smallest.sqrt().expand_as(wanted))
+    found = torch.distributions.kl_divergence(true, torch.distributions.Normal(mean, std))
+    below, above = x0.double() - 1 / 255, x0.double() + 1 / 255
+    below, above = below.masked_fill(x0 < -0.999, -torch.inf), above.masked_fill(x0 > 0.999, torch.inf)
+    network = torch.distributions.Normal(mean, std)
+    pixels = -(network.cdf(above) - network.cdf(below)).clamp(min=1e-12).log()
+    return torch.where(t.view(-1, 1, 1, 1) == 0, pixels, found).flatten(1).mean(dim=1) / math.log(2)
+
+
+@pytest.mark.parametrize("process", [Diffusion.linear(variance="learned"), Diffusion.cosine(variance="learned")])
+def test_the_variational_term_is_the_divergence_of_two_steps(process):
+    g = torch.Generator().manual_seed(0)
+    t = torch.tensor([0, 0, 1, 2, 40, 500, 998, 999])
+    x0 = torch.randint(256, (8, 2, 4, 4), generator=g) / 127.5 - 1
+    x0[0, 0, 0] = torch.tensor([-1.0, 1.0, -1.0, 1.0])
+    noise, v = torch.randn(x0.shape, generator=g), torch.rand(x0.shape, generator=g) * 2 - 1
+    x_t, _ = process.training_pair(x0, noise, t)
+    eps = noise + 0.05 * torch.randn(x0.shape, generator=g)
+    found = process.variational_term(eps, v, x0, x_t, t)
+    torch.testing.assert_close(
+        found.double(), variational_by_the_definition(process, eps, v, x0, x_t, t), rtol=2e-3, atol=1e-4
+    )
+
+
+def test_the_right_step_with_the_smallest_variance_costs_nothing():
+    process, g = Diffusion.linear(variance="learned"), torch.Generator().manual_seed(0)
+    x0, noise, t = torch.rand(6, 1, 4, 4, generator=g), torch.randn(6, 1, 4, 4, generator=g), torch.arange(1, 7)
+    x_t, _ = process.training_pair(x0, noise, t)
+    term = process.variational_term(noise, -torch.ones_like(noise), x0, x_t, t)
+    torch.testing.assert_close(term, torch.zeros(6), rtol=0, atol=1e-6)
+    assert (process.variational_term(noise, torch.ones_like(noise), x0, x_t, t) > term).all()
+
+
+def test_the_probabilities_of_all_pixel_values_sum_to_one():
+    values = torch.arange(256, dtype=torch.float64) / 127.5 - 1
+    for mean, std in ((-1.3, 0.5), (0.2, 0.01), (0.9, 0.3)):
+        total = pixel_log_likelihood(values, torch.full_like(values, mean), torch.full_like(values, std)).exp().sum()
+        assert float(total) == pytest.approx(1, abs=1e-6)

@@ -22,7 +22,16 @@ from lesson_lib import checkpoint as checkpoint_module
 from lesson_lib import train
 from lesson_lib.flow import RectifiedFlow
 from lesson_lib.noise import Diffusion
-from lesson_lib.train import CheckpointError, Recipe, denoising_loss, fit, load_model, read_config, save_model
+from lesson_lib.train import (
+    CheckpointError,
+    Recipe,
+    classification_loss,
+    denoising_loss,
+    fit,
+    load_model,
+    read_config,
+    save_model,
+)
 
 POSIX = os.name == "posix"
 STEPS, EVERY = 240, 20
@@ -131,7 +140,62 @@ def test_the_average_equals_a_naive_one():
 def test_warm_up_rises_in_a_line_and_stays():
     _, settings, _ = linear_problem(steps=8, lr=0.4, warmup=4)
     assert [round(entry["lr"], 6) for entry in settings] == [0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.4, 0.4]
-    assert Recipe(1, 0.4, 0, 0, 0, 0, 0).lr_at(0) == 0.4
+    assert Recipe(1, 0.4, 0, 0, 0, 0, 0, 0, 0).lr_at(0) == 0.4
+
+
+def test_the_cooldown_ends_at_zero_with_the_last_step():
+    _, settings, _ = linear_problem(steps=8, lr=0.4, warmup=2, cooldown=4)
+    assert [round(entry["lr"], 6) for entry in settings] == [0.2, 0.4, 0.4, 0.4, 0.4, 0.3, 0.2, 0.1]
+
+
+def test_a_run_with_a_cooldown_goes_on_only_to_the_same_end(tmp_path):
+    model, data, settings = nn.Linear(2, 1), (torch.randn(20, 2),), {"batch_size": 4, "cooldown": 3, "progress": False}
+
+    def loss(net, batch, generator):
+        return net(batch[0]).square().mean()
+
+    fit(model, data, loss, steps=6, checkpoint=tmp_path / "run.safetensors", **settings)
+    with pytest.raises(CheckpointError, match="end is 6 in the file and 8 here"):
+        fit(model, data, loss, steps=8, checkpoint=tmp_path / "run.safetensors", resume=True, **settings)
+
+
+def test_classification_is_cross_entropy():
+    logits, labels = torch.randn(5, 3), torch.tensor([0, 2, 1, 1, 0])
+    wanted = -logits.log_softmax(dim=1)[torch.arange(5), labels].mean()
+    found = classification_loss(nn.Identity(), (logits, labels), torch.Generator())
+    torch.testing.assert_close(found, wanted)
+
+
+class Halves(nn.Module):
+    """Returns what it holds: a prediction, and what chooses the variance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prediction, self.v = nn.Parameter(torch.zeros(1, 2, 4, 4)), nn.Parameter(torch.zeros(1, 2, 4, 4))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return torch.cat([self.prediction, self.v], dim=1).expand(len(x), -1, -1, -1)
+
+
+def test_a_learned_variance_adds_a_term_that_trains_the_variance_alone():
+    images = torch.randn(16, 2, 4, 4, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    plain, learned = Diffusion.linear(), Diffusion.linear(variance="learned")
+    net = Halves()
+    both = denoising_loss(learned)(net, (images,), torch.Generator().manual_seed(1))
+    squared = denoising_loss(plain)(lambda x, t: net(x, t)[:, :2], (images,), torch.Generator().manual_seed(1))
+    assert both > squared
+    from_both = torch.autograd.grad(both, [net.prediction, net.v])
+    (from_squared,) = torch.autograd.grad(squared, [net.prediction])
+    torch.testing.assert_close(from_both[0], from_squared)
+    assert from_both[1].abs().min() > 0
+
+
+def test_a_network_without_a_variance_half_is_named():
+    net = nn.Conv2d(2, 2, 1)
+    with pytest.raises(ValueError, match=r"returned \(4, 1, 4, 4\); the target is \(4, 2, 4, 4\)"):
+        denoising_loss(Diffusion.linear(variance="learned"))(
+            lambda x, t: net(x), (torch.zeros(4, 2, 4, 4),), torch.Generator()
+        )
 
 
 def test_gradients_are_clipped_only_when_asked():

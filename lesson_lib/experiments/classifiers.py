@@ -36,7 +36,7 @@ class ViTRecipe:
 
 VIT_RECIPES = {
     "vit-digits": ViTRecipe("digits", ViTConfig.digits(), steps=1500),
-    "vit-fashion": ViTRecipe("fashion_mnist", ViTConfig.fashion(), steps=3000, batch_size=32),
+    "vit-fashion": ViTRecipe("fashion_mnist", ViTConfig.fashion(), steps=1500, batch_size=32),
 }
 
 

@@ -1,0 +1,167 @@
+"""A race to 90 %: our DiT with our recipe against diffusers' U-Net trained as its tutorial says.
+
+`python -m lesson_lib.bench speedrun` runs it. A contestant learns until the judge reads the colour and the shape that
+were asked for in 90 % of its samples; only the seconds of training count. Then one ingredient of ours at a time is
+exchanged for theirs, to say what each buys.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lesson_lib.data import shapes
+from lesson_lib.dit import DiT, DiTConfig
+from lesson_lib.evaluate import load_judge, prompt_accuracy
+from lesson_lib.flow import RectifiedFlow
+from lesson_lib.guidance import Guided
+from lesson_lib.noise import Diffusion
+from lesson_lib.samplers import SAMPLERS
+from lesson_lib.setup import Budget
+from lesson_lib.train import denoising_loss
+
+TARGET = 0.9
+SAMPLES, SAMPLING_STEPS = 240, 20
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to train: the network ("DiT" or "U-Net"), the process, the optimiser's settings, the guidance.
+
+    schedule: "constant" after the warm-up, or "cosine" to zero at the end of the cap. ema: the decay of the average of
+    the weights, or "tutorial" for diffusers' EMAModel(use_ema_warmup, inv_gamma 1, power 3/4, decay 0.9999).
+    """
+
+    network: str = "DiT"
+    process: str = "flow"
+    batch_size: int = 32
+    lr: float = 2e-3
+    warmup: int = 50
+    schedule: str = "constant"
+    ema: float | str = 0.995
+    guidance_scale: float = 2.0
+
+
+OURS = Contestant()
+THEIRS = Contestant("U-Net", "ddpm", 64, 1e-4, 500, "cosine", "tutorial", 1.0)
+EXCHANGES = {
+    "our recipe, their U-Net": replace(OURS, network="U-Net"),
+    "ours, DDPM's loss and schedule": replace(OURS, process="ddpm"),
+    "ours, without guidance": replace(OURS, guidance_scale=1.0),
+    "ours, their average of the weights": replace(OURS, ema="tutorial"),
+    "ours, their batch and learning rate": replace(OURS, batch_size=64, lr=1e-4, warmup=500, schedule="cosine"),
+}
+
+
+class ClassUNet(nn.Module):
+    """diffusers' UNet2DModel as the loop calls a network: model(x, t, labels), with a row for the null class."""
+
+    num_classes = 24
+
+    def __init__(self) -> None:
+        from diffusers import UNet2DModel
+
+        super().__init__()
+        self.unet: Any = UNet2DModel(
+            sample_size=16, in_channels=3, out_channels=3, block_out_channels=(32, 64, 64), layers_per_block=1,
+            down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"), num_class_embeds=self.num_classes + 1,
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        return self.unet(sample=x, timestep=t, class_labels=labels).sample
+
+
+def networks() -> dict[str, Callable[[], nn.Module]]:
+    """Return how the two networks are made."""
+    return {"DiT": lambda: DiT(DiTConfig.shapes16()), "U-Net": ClassUNet}
+
+
+def race_to_target(
+    one: Contestant, budget: Budget, cap: float = 1800.0, every: float = 15.0, say: Callable[[str], object] = print
+) -> tuple[float, list[tuple[float, int, float]]]:
+    """Train one contestant until 90 % of its samples are as asked; return the seconds, and (seconds, steps, share)s.
+
+    cap: the most seconds of training; inf is returned where they did not suffice. every: seconds of training between
+    two looks. Looking, with 240 samples of 20 steps from the averaged weights, is not counted.
+    """
+    from diffusers.optimization import get_cosine_schedule_with_warmup
+    from diffusers.training_utils import EMAModel
+
+    torch.manual_seed(0)
+    device, data = budget.device, shapes(8000, size=16, seed=3, device=budget.device)
+    model = networks()[one.network]().to(device)
+    process = RectifiedFlow(time="logit-normal") if one.process == "flow" else Diffusion.linear(clip=True)
+    loss_of = denoising_loss(process, label_dropout=0.1 if one.guidance_scale != 1 else 0.0)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=one.lr, weight_decay=0.0)
+    tutorial = one.ema == "tutorial"
+    average = EMAModel(
+        model.parameters(), decay=0.9999 if tutorial else float(one.ema), use_ema_warmup=tutorial, power=0.75
+    )  # fmt: skip
+    schedule: Any = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / one.warmup))
+    generator = torch.Generator(device).manual_seed(0)
+    trained, steps, looks, look_at = 0.0, 0, list[tuple[float, int, float]](), every
+    while trained < cap:
+        started = time.perf_counter()
+        rows = torch.randint(len(data.labels), (one.batch_size,), generator=generator, device=device)
+        loss = loss_of(model, (data.images[rows], data.labels[rows]), generator)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        average.step(model.parameters())
+        steps += 1
+        if steps % 50 == 0:
+            loss.item()  # a GPU has finished before the clock is read
+        trained += time.perf_counter() - started
+        if steps == 20 and one.schedule == "cosine":  # the cosine ends where the cap does, as far as 20 steps tell
+            whole = max(steps + 1, round(cap / (trained / steps)))
+            schedule = get_cosine_schedule_with_warmup(optimiser, one.warmup, whole, last_epoch=-1)
+        if trained >= look_at:
+            look_at = trained + every
+            share = share_as_asked(one, model, average, process, budget)
+            looks.append((trained, steps, share))
+            say(f"    {trained:6.0f} s  {steps:6} steps  {share:.1%}")
+            if share >= TARGET:
+                return trained, looks
+    return float("inf"), looks
+
+
+@torch.no_grad()
+def share_as_asked(
+    one: Contestant, model: nn.Module, average: Any, process: RectifiedFlow | Diffusion, budget: Budget
+) -> float:
+    """Return the share of samples, drawn with the averaged weights, in which the judge reads what was asked for."""
+    labels = (torch.arange(SAMPLES) % 24).to(budget.device)
+    noise = torch.randn(SAMPLES, 3, 16, 16, generator=torch.Generator().manual_seed(5)).to(budget.device)
+    average.store(model.parameters())
+    average.copy_to(model.parameters())
+    sampler = SAMPLERS["euler" if one.process == "flow" else "ddim"]
+    images = sampler(Guided(model.eval(), labels, one.guidance_scale), noise, SAMPLING_STEPS, process).clamp(-1, 1)
+    average.restore(model.parameters())
+    model.train()
+    return prompt_accuracy(images, labels, load_judge(budget.device))
+
+
+def run(budget: Budget, cap: float = 1800.0, patience: float = 2.5) -> dict[str, float]:
+    """Race ours, each exchange and theirs; print what each took; return name → seconds, inf where the cap came first.
+
+    cap: seconds of training for ours and theirs. patience: an exchange is stopped after so many times ours.
+    """
+    for name, make in networks().items():
+        print(f"{name}: {sum(weight.numel() for weight in make().parameters() if weight.requires_grad):,} weights")
+    found: dict[str, float] = {}
+    for name, one in {"ours": OURS, **EXCHANGES, "theirs": THEIRS}.items():
+        limit = min(cap, patience * found["ours"]) if name in EXCHANGES else cap
+        print(f"  {name}", flush=True)
+        found[name], looks = race_to_target(one, budget, limit, say=lambda line: print(line, flush=True))
+        reached = f"{found[name]:.0f} s" if found[name] < float("inf") else f"not within {limit:.0f} s"
+        best = max((share for _, _, share in looks), default=0.0)
+        print(f"{name}: {reached} (best {best:.1%}); {found[name] / found['ours']:.2f} of ours")
+    return found
