@@ -359,6 +359,26 @@ def verdict(
     return _sentence(where, order, label, differences, better, pairs, len(record.seeds))
 
 
+def established(
+    record: Record, metric: str, variants: Sequence[str], *, better: str = "lower", at: float | str | None = None
+) -> str | None:
+    """Return the variant that is established as best among these, or None where the intervals do not decide.
+
+    Judged as verdict judges: paired by seed, every interval widened for all pairs that could be compared.
+    """
+    if better not in ("lower", "higher"):
+        raise ValueError(f'established: better must be "lower" or "higher", got {better!r}')
+    sign = 1 if better == "lower" else -1
+    table = {variant: [sign * value for value in record.values(variant, metric, at)] for variant in variants}
+    best = min(table, key=lambda variant: statistics.fmean(table[variant]))
+    pairs = len(variants) * (len(variants) - 1) // 2
+    for other in variants:
+        gains = [theirs - own for own, theirs in zip(table[best], table[other], strict=True)]
+        if other != best and interval(gains, 1 - 0.05 / pairs)[1] <= 0:
+            return None
+    return best
+
+
 def _paired(best: Sequence[float], other: Sequence[float], better: str, level: float) -> tuple[float, float, float]:
     """Return by how much `best` is better than `other`, seed by seed: (mean, low, high), positive where it is."""
     sign = 1 if better == "lower" else -1

@@ -379,3 +379,12 @@ def test_records_are_frozen_and_json_is_plain(tmp_path):
         record.seeds = []
     assert replace(record, title="Other?").title == "Other?"
     assert json.loads(save(record, tmp_path).read_text())["seeds"] == [0, 1, 2]
+
+
+def test_established_says_what_the_verdict_says():
+    record = make({"a": [1.0, 1.1, 0.9], "b": [2.0, 2.15, 1.9], "c": [5.0, 0.1, 2.0]})
+    assert results.established(record, "fd", ["a", "b"]) == "a"
+    assert results.established(record, "fd", ["a", "b"], better="higher") == "b"
+    assert results.established(record, "fd", ["a", "b", "c"]) is None
+    with pytest.raises(ValueError, match="lower"):
+        results.established(record, "fd", ["a", "b"], better="best")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,7 +23,6 @@ from lesson_lib.exercises.core import (
     integers,
     normal,
 )
-from lesson_lib.results import Record
 from lesson_lib.unet import (
     AdaGN,
     AttentionBlock,
@@ -1237,22 +1235,6 @@ EXERCISES = [ADAGN, RES_BLOCK, ATTENTION, DECODER, DECODE, RECEPTIVE, PARTS, ATT
 # --- guesses and the question in words ---------------------------------------------------------------------------
 
 
-def _established(record: Record, metric: str, variants: Sequence[str], better: str) -> str | None:
-    """Return the variant that is established as best among these, or None where the intervals do not decide.
-
-    Judged as results.verdict judges: paired by seed, every interval widened for all pairs that could be compared.
-    """
-    sign = 1 if better == "lower" else -1
-    table = {variant: [sign * value for value in record.values(variant, metric)] for variant in variants}
-    best = min(table, key=lambda variant: statistics.fmean(table[variant]))
-    pairs = len(variants) * (len(variants) - 1) // 2
-    for other in variants:
-        gains = [theirs - own for own, theirs in zip(table[best], table[other], strict=True)]
-        if other != best and results.interval(gains, 1 - 0.05 / pairs)[1] <= 0:
-            return None
-    return best
-
-
 SKIPS = ("16×16", "8×8", "4×4", "no single one stands out")
 WHERE = {
     "none": "nowhere",
@@ -1265,13 +1247,13 @@ WHERE = {
 def _worst_missed_skip() -> str:
     """Read which level's skips cost most FD-judge when they are gone."""
     variants = [f"without {level}" for level in SKIPS[:3]]
-    worst = _established(results.load("unet_skips"), "fd_judge", variants, better="higher")
+    worst = results.established(results.load("unet_skips"), "fd_judge", variants, better="higher")
     return worst.removeprefix("without ") if worst else SKIPS[3]
 
 
 def _best_attention() -> str:
     """Read where attention draws best, by FD-judge."""
-    best = _established(results.load("unet_attention"), "fd_judge", ["none", "lowest", "two"], better="lower")
+    best = results.established(results.load("unet_attention"), "fd_judge", ["none", "lowest", "two"], better="lower")
     return WHERE[best or ""]
 
 

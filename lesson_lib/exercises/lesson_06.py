@@ -25,7 +25,6 @@ from lesson_lib.exercises.core import (
     normal,
     uniform,
 )
-from lesson_lib.exercises.lesson_03 import _established
 from lesson_lib.guidance import guide
 from lesson_lib.noise import expand
 from lesson_lib.position import sin_cos_1d, sin_cos_2d
@@ -137,8 +136,8 @@ PLACES = Exercise(
             "row first",
             _row_first,
             "Your first half encodes the row. In DiT's code it is the column, although the variable there is called h. "
-            "A network trained with your table would learn as well, but DiT's published weights would see every "
-            "picture mirrored along its diagonal.",
+            "A network trained with your table would learn as well, but DiT's published weights would place every "
+            "patch as if the picture were mirrored along its diagonal.",
         ),
         Mistake(
             "column by column",
@@ -173,7 +172,7 @@ PLACES = Exercise(
         Mistake(
             "exponent over D / 2",
             _over_half,
-            "Your frequencies fall too slowly: the slowest hand is about a hundred times as fast as it should be. "
+            "Your frequencies fall too slowly: the slowest hand is up to a hundred times as fast as it should be. "
             "Each coordinate has D / 2 numbers, so D / 4 frequencies: the exponent is j / (D / 4).",
         ),
         Mistake(
@@ -562,7 +561,7 @@ FORWARD = Exercise(
             "the sum is no list",
             _no_list,
             "run_blocks wants a list of vectors (B, D) and got one tensor, whose rows, the pictures, it takes for the "
-            "list. Hand over the list, time first; it adds them up itself where its blocks want the sum.",
+            "list. Hand over the list; it adds them up itself where its blocks want the sum.",
         ),
         Mistake(
             "a loop of your own",
@@ -1133,7 +1132,8 @@ FRECHET = Exercise(
         Mistake(
             "no covariances",
             lambda mean_a, cov_a, mean_b, cov_b: float(_apart(mean_a, mean_b)),
-            "You compare the means only. A generator that draws the average picture every time would be perfect.",
+            "You compare the means only. A generator whose every picture has the average features, without any "
+            "variety, would be perfect.",
         ),
         Mistake(
             "root of the whole",
@@ -1410,13 +1410,13 @@ APART = ("0, but for rounding", "more than 0, less than 1", "from 1 to 10", "mor
 def _ahead() -> str:
     """Read who draws nearer to real pictures at equal compute, by FD-judge."""
     variants = [variant for variant in AHEAD if variant]
-    return AHEAD[_established(results.load("unet_dit"), "fd_judge", variants, better="lower") or ""]
+    return AHEAD[results.established(results.load("unet_dit"), "fd_judge", variants, better="lower") or ""]
 
 
 def _best_spent() -> str:
     """Read which of three DiTs of about 14 million multiply-accumulates draws best, by FD-judge."""
     variants = [variant for variant in SPENT if variant]
-    return SPENT[_established(results.load("dit_grid"), "fd_judge", variants, better="lower") or ""]
+    return SPENT[results.established(results.load("dit_grid"), "fd_judge", variants, better="lower") or ""]
 
 
 def _of_one_distribution() -> str:
@@ -1474,8 +1474,8 @@ PROSE = [
             "over a range of several hundred-fold compute, more goes with a lower FID; but equal compute is not equal "
             "FID (L/8 against B/4: too few tokens hurt, however wide the network), and a correlation over twelve "
             "models, on a logarithmic axis, hides such pairs: 1",
-            "quotes the lesson's grid of patch sizes and widths with its interval or its verdict, and claims no more "
-            "than that says (small networks, short trainings): 1",
+            "quotes what the lesson measured on its grid of patch sizes and widths (the correlation, or the three "
+            "networks of equal compute) with its interval or its verdict, and claims no more than that says: 1",
         ),
         min_words=50,
         max_words=150,

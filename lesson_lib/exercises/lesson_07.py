@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,7 +33,6 @@ from lesson_lib.exercises.core import (
     integers,
     normal,
 )
-from lesson_lib.results import Record
 
 LESSON = LessonCard(
     number="07",
@@ -76,7 +74,7 @@ MODULATE = Exercise(
             "no one",
             lambda x, shift, scale: x * scale[:, None] + shift[:, None],
             "The 1 + in front of scale is missing. A scale of zero must leave the tokens as they are; yours erases "
-            "them, and a network whose modulation starts at zero would start deaf and blind.",
+            "them, and a network whose modulation starts at zero would let nothing through.",
         ),
         Mistake(
             "swapped",
@@ -314,7 +312,7 @@ ADALN_ZERO = Exercise(
             "modulation used again",
             _taken(0, 1, 2, 0, 1, 5),
             "The perceptron reads tokens that were modulated with the attention's shift and scale. It has two of its "
-            "own, the fourth and the fifth vector; yours learn nothing.",
+            "own, the fourth and the fifth vector, which now reach nothing and learn nothing.",
         ),
         Mistake(
             "three used for both",
@@ -331,8 +329,8 @@ ADALN_ZERO = Exercise(
         Mistake(
             "one plus gate",
             _gated(lambda gate: 1 + gate),
-            "You gate with 1 + gate. The 1 belongs to the scale, where zero must mean 'leave it'; at the gate zero "
-            "must mean 'say nothing', or the fresh block is not the identity.",
+            "You gate with 1 + gate. The 1 belongs to the scale, where zero must leave the tokens as they are. A gate "
+            "of zero must silence its branch, or the fresh block is not the identity.",
         ),
         Mistake(
             "sigmoid",
@@ -1192,8 +1190,8 @@ WEIGHTS = Exercise(
         Mistake(
             "final layer in the ends",
             _moved("ends", "final_layer"),
-            "You count the whole final layer with the ends. Only its linear layer belongs there; its modulation, its "
-            "table or its norm listens to the condition, or would, and counts as modulation.",
+            "You count the whole final layer with the ends. Only its linear layer belongs there; what stands in front "
+            "of that, be it a modulation, a table or a norm with weights of its own, counts as modulation.",
         ),
         Mistake(
             "frozen table in the ends",
@@ -1279,27 +1277,6 @@ EXERCISES = [MODULATE, ADALN_ZERO, START, ADALN_SINGLE, RUN_BLOCKS, WEIGHTS, BLO
 # --- guesses and the question in words ---------------------------------------------------------------------------
 
 
-def _established(record: Record, variants: Sequence[str], at: float) -> str | None:
-    """Return the variant whose FD-judge is established as lowest, or None where the intervals do not decide.
-
-    Judged as results.verdict judges: paired by seed, every interval widened for all pairs that could be compared.
-    """
-    table = {variant: record.values(variant, "fd_judge", at) for variant in variants}
-    best = min(table, key=lambda variant: statistics.fmean(table[variant]))
-    pairs = len(variants) * (len(variants) - 1) // 2
-    for other in variants:
-        gains = [theirs - own for own, theirs in zip(table[best], table[other], strict=True)]
-        if other != best and results.interval(gains, 1 - 0.05 / pairs)[1] <= 0:
-            return None
-    return best
-
-
-def _steps(record: Record) -> list[float]:
-    """Return the numbers of training steps at which a record was measured, the untrained network left out."""
-    assert record.x is not None
-    return [steps for steps in record.x["values"] if steps > 0]
-
-
 WAYS = ("in-context", "cross-attention", "adaLN", "adaLN-Zero", "no single one stands out")
 AHEAD = {
     "everything": "the one that starts as the identity",
@@ -1309,15 +1286,16 @@ AHEAD = {
 
 
 def _best_way() -> str:
-    """Read which way to listen draws best at equal width, after the longest training."""
+    """Read which way to listen draws best at equal width, after the whole training."""
     record = results.load("adaln_ways")
-    return _established(record, WAYS[:4], at=_steps(record)[-1]) or WAYS[4]
+    return results.established(record, "fd_judge", WAYS[:4], at=1.0) or WAYS[4]
 
 
 def _ahead_at_first() -> str:
-    """Read which of two starts is ahead when they were first measured in training."""
+    """Read which of two starts is ahead after the first quarter of the training."""
     record = results.load("adaln_zero")
-    return AHEAD[_established(record, ["everything", "nothing"], at=_steps(record)[0]) or ""]
+    pair = ["everything", "nothing"]
+    return AHEAD[results.established(record, "fd_judge", pair, at=0.25) or ""]
 
 
 def _listening_share() -> float:
@@ -1346,7 +1324,7 @@ QUESTIONS = [
         "has just begun?",
         choices=tuple(AHEAD.values()),
         answer=_ahead_at_first,
-        because="Judged by FD-judge at the first recorded number of steps: one is named only where the paired interval "
+        because="Judged by FD-judge after the first quarter of the training: one is named only where the paired interval "
         "leaves out 0.",
     ),
     Question(

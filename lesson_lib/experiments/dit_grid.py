@@ -14,7 +14,7 @@ from lesson_lib.results import Record, interval
 from lesson_lib.setup import Budget
 
 BASE = DiTConfig.shapes16()
-LAPTOP_STEPS = 400
+LAPTOP_STEPS = 300
 WIDTHS = {8: (64, 128, 256), 4: (64, 128, 192), 2: (32, 64, 96)}
 GRID = {
     f"p{patch} w{width}": replace(BASE, patch_size=patch, hidden_size=width)

@@ -33,7 +33,8 @@ SAMPLES, SAMPLING_STEPS = 240, 20
 class Contestant:
     """One way to train: the network ("DiT" or "U-Net"), the process, the optimiser's settings, the guidance.
 
-    schedule: "constant" after the warm-up, or "cosine" to zero at the end of the cap. ema: the decay of the average of
+    steps: how many are planned; in the last 30 % of them the learning rate falls to zero in a line. 0: a cosine to zero
+    at the end of the cap, as in diffusers' tutorial. ema: the decay of the average of
     the weights, or "tutorial" for diffusers' EMAModel(use_ema_warmup, inv_gamma 1, power 3/4, decay 0.9999).
     """
 
@@ -42,19 +43,20 @@ class Contestant:
     batch_size: int = 32
     lr: float = 2e-3
     warmup: int = 50
-    schedule: str = "constant"
+    steps: int = 2600
     ema: float | str = 0.995
     guidance_scale: float = 2.0
 
 
 OURS = Contestant()
-THEIRS = Contestant("U-Net", "ddpm", 64, 1e-4, 500, "cosine", "tutorial", 1.0)
+THEIRS = Contestant("U-Net", "ddpm", 64, 1e-4, 500, 0, "tutorial", 1.0)
 EXCHANGES = {
     "our recipe, their U-Net": replace(OURS, network="U-Net"),
     "ours, DDPM's loss and schedule": replace(OURS, process="ddpm"),
     "ours, without guidance": replace(OURS, guidance_scale=1.0),
     "ours, their average of the weights": replace(OURS, ema="tutorial"),
-    "ours, their batch and learning rate": replace(OURS, batch_size=64, lr=1e-4, warmup=500, schedule="cosine"),
+    "ours, their batch and learning rate": replace(OURS, batch_size=64, lr=1e-4, warmup=500, steps=0),
+    "ours, without the cooldown": replace(OURS, steps=10**9),
 }
 
 
@@ -85,10 +87,11 @@ def networks() -> dict[str, Callable[[], nn.Module]]:
 def race_to_target(
     one: Contestant, budget: Budget, cap: float = 1800.0, every: float = 15.0, say: Callable[[str], object] = print
 ) -> tuple[float, list[tuple[float, int, float]]]:
-    """Train one contestant until 90 % of its samples are as asked; return the seconds, and (seconds, steps, share)s.
+    """Train one contestant until 90 % of its samples are as asked: (seconds, [(seconds, steps, share), …]).
 
-    cap: the most seconds of training; inf is returned where they did not suffice. every: seconds of training between
-    two looks. Looking, with 240 samples of 20 steps from the averaged weights, is not counted.
+    cap: the most seconds of training; inf is returned where these, or the planned steps, do not suffice. every: seconds
+    of training between two looks at first; later a tenth of those so far. Looking, at 240 samples of 20 steps from the
+    averaged weights, is not counted.
     """
     from diffusers.optimization import get_cosine_schedule_with_warmup
     from diffusers.training_utils import EMAModel
@@ -103,10 +106,10 @@ def race_to_target(
     average = EMAModel(
         model.parameters(), decay=0.9999 if tutorial else float(one.ema), use_ema_warmup=tutorial, power=0.75
     )  # fmt: skip
-    schedule: Any = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / one.warmup))
+    schedule: Any = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: factor(one, step))
     generator = torch.Generator(device).manual_seed(0)
     trained, steps, looks, look_at = 0.0, 0, list[tuple[float, int, float]](), every
-    while trained < cap:
+    while trained < cap and (steps < one.steps or not one.steps):
         started = time.perf_counter()
         rows = torch.randint(len(data.labels), (one.batch_size,), generator=generator, device=device)
         loss = loss_of(model, (data.images[rows], data.labels[rows]), generator)
@@ -120,17 +123,23 @@ def race_to_target(
         if steps % 50 == 0:
             loss.item()  # a GPU has finished before the clock is read
         trained += time.perf_counter() - started
-        if steps == 20 and one.schedule == "cosine":  # the cosine ends where the cap does, as far as 20 steps tell
+        if steps == 20 and not one.steps:  # the cosine ends where the cap does, as far as 20 steps tell
             whole = max(steps + 1, round(cap / (trained / steps)))
             schedule = get_cosine_schedule_with_warmup(optimiser, one.warmup, whole, last_epoch=-1)
-        if trained >= look_at:
-            look_at = trained + every
+        if trained >= look_at or steps == one.steps:
+            look_at = trained + max(every, 0.1 * trained)
             share = share_as_asked(one, model, average, process, budget)
             looks.append((trained, steps, share))
             say(f"    {trained:6.0f} s  {steps:6} steps  {share:.1%}")
             if share >= TARGET:
                 return trained, looks
     return float("inf"), looks
+
+
+def factor(one: Contestant, step: int) -> float:
+    """Return the share of the learning rate at a step: up over the warm-up, level, down over the last 30 % to zero."""
+    rise = min(1.0, (step + 1) / one.warmup)
+    return rise if not one.steps else rise * max(0.0, min(1.0, (one.steps - step) / (0.3 * one.steps)))
 
 
 @torch.no_grad()
