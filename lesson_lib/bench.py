@@ -102,12 +102,57 @@ def vae() -> None:
     _compete(ours.to(device), theirs.to(device), {"x": x}, {"sample": x})
 
 
+def vit() -> None:
+    """Print the time of our ViT beside transformers' with the same weights: forward pass and training step."""
+    from lesson_lib.official.unet import randomise
+    from lesson_lib.official.vit import build_transformers_vit, vit_to_transformers
+    from lesson_lib.setup import pick_device
+    from lesson_lib.vit import ViT, ViTConfig
+
+    device, generator = pick_device(), torch.Generator().manual_seed(0)
+    learner = replace(ViTConfig.fashion(), pool="cls")
+    for name, config, batch in (("ViT-Ti/16", ViTConfig.tiny(), (2, 256)), ("learner's ViT", learner, (64, 2048))):
+        ours = randomise(ViT(config), generator)
+        theirs = build_transformers_vit(config)
+        theirs.load_state_dict(vit_to_transformers(ours.state_dict(), config))
+        count, side = batch[device.type != "cpu"], config.image_size
+        x = torch.randn(count, config.in_channels, side, side, generator=generator).to(device)
+        print(f"{name}, {count} pictures of {side}×{side}")
+        _compete(ours.to(device), theirs.to(device), {"images": x}, {"pixel_values": x}, "transformers")
+
+
+def dit() -> None:
+    """Print the time of our DiTs beside diffusers' with the same weights: forward pass and training step."""
+    from lesson_lib.dit import DiT, DiTConfig
+    from lesson_lib.official.dit import build_diffusers_dit, dit_to_diffusers, matching_inputs
+    from lesson_lib.official.vit import randomise_trained
+    from lesson_lib.setup import pick_device
+
+    device, generator = pick_device(), torch.Generator().manual_seed(0)
+    for name, config, batch in (
+        ("DiT-S/4, half as deep", replace(DiTConfig.paper("S/4"), depth=6), (4, 256)),
+        ("learner's DiT", DiTConfig.shapes16(), (64, 2048)),
+    ):
+        ours = randomise_trained(DiT(config), generator)
+        theirs = build_diffusers_dit(config)
+        theirs.load_state_dict(dit_to_diffusers(ours.state_dict(), config))
+        inputs = matching_inputs(config, batch[device.type != "cpu"], generator)
+        our_inputs, their_inputs = ({key: value.to(device) for key, value in given.items()} for given in inputs)
+        count, side = len(our_inputs["x"]), config.input_size
+        print(f"{name}, {count} maps of {side}×{side}")
+        _compete(ours.to(device), theirs.to(device), our_inputs, their_inputs)
+
+
 @dataclass(frozen=True)
 class Race:
-    """The seconds of two functions that were called in turn: the two numbers of one index were measured together."""
+    """The seconds of two functions that were called in turn: the two numbers of one index were measured together.
+
+    rival: the package that theirs comes from.
+    """
 
     ours: list[float]
     theirs: list[float]
+    rival: str = "diffusers"
 
     @property
     def ratios(self) -> list[float]:
@@ -118,15 +163,18 @@ class Race:
         low, middle, high = statistics.quantiles(self.ratios, n=4)
         ours, theirs = 1000 * statistics.median(self.ours), 1000 * statistics.median(self.theirs)
         return (
-            f"ours {ours:.1f} ms, diffusers {theirs:.1f} ms, median of {len(self.ours)} paired ratios {middle:.2f} "
+            f"ours {ours:.1f} ms, {self.rival} {theirs:.1f} ms, median of {len(self.ours)} paired ratios {middle:.2f} "
             f"(quartiles {low:.2f} and {high:.2f})"
         )
 
 
-def race(ours: Callable[[], object], theirs: Callable[[], object], pairs: int = 11) -> Race:
+def race(
+    ours: Callable[[], object], theirs: Callable[[], object], pairs: int = 11, rival: str = "diffusers"
+) -> Race:  # fmt: skip
     """Time two functions in turn, the one that goes first changing from pair to pair, after two calls of each.
 
-    What else the machine does then falls on both alike. Waits for a GPU before and after each call.
+    What else the machine does then falls on both alike. Waits for a GPU before and after each call. rival: the package
+    that theirs comes from.
     Raises ValueError for fewer than two pairs: they show no spread.
     """
     if pairs < 2:
@@ -141,10 +189,16 @@ def race(ours: Callable[[], object], theirs: Callable[[], object], pairs: int = 
             (ours, theirs)[who]()
             _wait()
             seconds[who].append(time.perf_counter() - started)
-    return Race(*seconds)
+    return Race(*seconds, rival)
 
 
-def _compete(ours: nn.Module, theirs: nn.Module, our_inputs: dict[str, Any], their_inputs: dict[str, Any]) -> None:
+def _compete(
+    ours: nn.Module,
+    theirs: nn.Module,
+    our_inputs: dict[str, Any],
+    their_inputs: dict[str, Any],
+    rival: str = "diffusers",
+) -> None:
     """Print a race of forward passes and one of training steps; on a GPU also with ours, and with both, compiled."""
     entries: list[tuple[str, Any, Any]] = [("", ours, theirs)]
     if torch.cuda.is_available():
@@ -153,9 +207,9 @@ def _compete(ours: nn.Module, theirs: nn.Module, our_inputs: dict[str, Any], the
             (", both compiled", torch.compile(ours), torch.compile(theirs)),
         ]
     for how, one, other in entries:
-        forward = race(_forward(one, our_inputs), _forward(other, their_inputs))
+        forward = race(_forward(one, our_inputs), _forward(other, their_inputs), rival=rival)
         print(f"  forward pass{how}: {forward}")
-        step = race(_training_step(one, our_inputs), _training_step(other, their_inputs))
+        step = race(_training_step(one, our_inputs), _training_step(other, their_inputs), rival=rival)
         print(f"  training step{how}: {step}")
 
 
@@ -171,7 +225,8 @@ def _training_step(model: nn.Module, inputs: dict[str, Any]) -> Callable[[], Non
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
     def step() -> None:
-        optimiser.zero_grad(set_to_none=True)
+        # gradients keep their memory: freed, it may go back to the system and cost time, in one of the two only
+        optimiser.zero_grad(set_to_none=False)
         _prediction(model.train()(**inputs)).square().mean().backward()
         optimiser.step()
 
@@ -179,7 +234,7 @@ def _training_step(model: nn.Module, inputs: dict[str, Any]) -> Callable[[], Non
 
 
 def _prediction(output: Any) -> Tensor:
-    """Ours returns a tensor, or several of which the first counts; diffusers' an object that holds it."""
+    """Ours returns a tensor, or several of which the first counts; a rival's an object that holds it."""
     return getattr(output, "sample", output if isinstance(output, Tensor) else output[0])
 
 
@@ -198,7 +253,16 @@ def _median(function: Callable[[], object], repeats: int = 3) -> float:
     return statistics.median(seconds)
 
 
-BENCHMARKS = {"shapes": shapes, "imports": imports, "steps": steps, "slider": slider, "unet": unet, "vae": vae}
+BENCHMARKS = {
+    "shapes": shapes,
+    "imports": imports,
+    "steps": steps,
+    "slider": slider,
+    "unet": unet,
+    "vae": vae,
+    "vit": vit,
+    "dit": dit,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
