@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lesson_lib import processes
+
 MODEL = "course-model-1"
 TRAINING = "course-training-1"
 _CONTENT = {MODEL: "a model written by save_model", TRAINING: "a training state written by fit"}
@@ -76,9 +78,12 @@ def save_model(path: Path | str, model: nn.Module, config: dict[str, Any], half:
 
     config: plain JSON, whatever the build function of load_model needs. half: store float32 weights as float16, half
     the size; float64 and whole numbers stay as they are. Raises ValueError for weights that are not finite or that do
-    not fit into float16 (above 65504), TypeError for a configuration that is not JSON.
+    not fit into float16 (above 65504), TypeError for a configuration that is not JSON. Of several processes the first
+    one writes; where the model is sharded, all must call it.
     """
-    tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    tensors = processes.gathered((name, tensor.detach()) for name, tensor in model.state_dict().items())
+    if processes.index() > 0:
+        return
     if half:
         short = (torch.float32, torch.bfloat16)
         tensors = {name: tensor.half() if tensor.dtype in short else tensor for name, tensor in tensors.items()}

@@ -216,6 +216,7 @@ class Parts:
 
     configuration, sources and budget are hashed together: a part made with others counts as not done. Leave the number
     of seeds out of the configuration, and more can be added later. The files lie in build/, never in data/results/.
+    Several machines may each make some of the parts; take_from brings them together.
     """
 
     def __init__(
@@ -244,7 +245,8 @@ class Parts:
     ) -> None:
         """Keep one finished run: metric → number, or → list of numbers, one for each x."""
         part = {
-            "key": self.key, "variant": variant, "seed": seed, "metrics": dict(metrics),
+            "key": self.key, "budget": self.budget, "sources_sha256": self.sources, "configuration": self.configuration,
+            "variant": variant, "seed": seed, "metrics": dict(metrics),
             "seconds": seconds, "hardware": hardware(),
             "peak_memory_mb": peak_memory_mb if math.isfinite(peak_memory_mb) else None,
         }  # fmt: skip
@@ -273,6 +275,56 @@ class Parts:
             peak_memory_mb=max((peak for peak in peaks if peak is not None), default=None),
             x=None if x is None else dict(x),
         )  # fmt: skip
+
+    def take_from(self, folders: Sequence[Path]) -> tuple[int, int]:
+        """Copy the finished runs of other machines from their folders of parts, or from this experiment's folder there.
+
+        Returns how many were copied, and how many were left because the same run is here already. Nothing is copied
+        where one part does not belong: raises ValueError, naming each such part and what it was made with instead, and
+        FileNotFoundError for a folder without parts of this experiment.
+        """
+        found: list[tuple[Path, dict[str, Any]]] = []
+        wrong: list[str] = []
+        for folder in folders:
+            place = folder / self.name if (folder / self.name).is_dir() else folder
+            paths = sorted(place.glob("*.seed*.json"))
+            if not paths or (place == folder and folder.name != self.name):
+                raise FileNotFoundError(f"there are no parts of {self.name} in {folder}")
+            for path in paths:
+                part, why = self._foreign(path)
+                found += [] if why else [(path, part)]
+                wrong += [f"{path} {why}"] if why else []
+        if wrong:
+            raise ValueError(f"{self.name}: parts that were made otherwise, so none was taken: {'; '.join(wrong)}")
+        copied = 0
+        for _, part in found:
+            if not self.done(part["variant"], part["seed"]):
+                _write_whole(self._path(part["variant"], part["seed"]), part)
+                copied += 1
+        return copied, len(found) - copied
+
+    def _foreign(self, path: Path) -> tuple[dict[str, Any], str]:
+        """Return a part, and in words why it does not belong here; no words where it does."""
+        try:
+            part = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            return {}, "is damaged"
+        if not isinstance(part, dict) or not {"key", "variant", "seed", "metrics", "seconds", "hardware"} <= set(part):
+            return {}, "is no part of an experiment"
+        if part["key"] == self.key:
+            return part, ""
+        if "configuration" not in part:
+            return part, "was made with another configuration, budget or library"
+        reasons = []
+        if part["budget"] != self.budget:
+            reasons.append(f"with budget {part['budget']} (here {self.budget})")
+        theirs, ours = part["configuration"], json.loads(json.dumps(self.configuration))
+        for name in sorted({*theirs, *ours}):
+            if theirs.get(name) != ours.get(name):
+                reasons.append(f"with {name} = {theirs.get(name)!r} (here {ours.get(name)!r})")
+        if part["sources_sha256"] != self.sources:
+            reasons.append("by another version of the library's sources")
+        return part, f"was made {' and '.join(reasons)}"
 
     def _path(self, variant: str, seed: int) -> Path:
         return self.folder / f"{quote(variant, safe=' ')}.seed{seed}.json"

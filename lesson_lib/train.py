@@ -1,7 +1,8 @@
 """One training loop for every model of the course: AdamW, warm-up, clipping, an average of the weights, checkpoints.
 
 A step touches nothing but the device: the data lie there whole, the batch and the noise are drawn there, and the loss
-is read back only every fifty steps, so that a GPU never waits for Python.
+is read back only every fifty steps, so that a GPU never waits for Python. Under torchrun the same loop trains one model
+on several devices: all draw the same batch, each computes its own rows (processes.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from lesson_lib import processes
 from lesson_lib.checkpoint import (
     TRAINING,
     CheckpointError,
@@ -35,6 +38,7 @@ from lesson_lib.checkpoint import (
 )
 from lesson_lib.embed import drop_labels
 from lesson_lib.noise import Diffusion
+from lesson_lib.processes import own_rows
 
 __all__ = [
     "CheckpointError",
@@ -95,6 +99,8 @@ def denoising_loss(process: Process, *, label_dropout: float = 0.0) -> Loss:
 
     def loss(model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
         images, *conditions = batch
+        if images.dtype in (torch.float16, torch.bfloat16):
+            images = images.float()  # data may be stored in half precision; only a batch of them is widened
         noise = torch.randn(images.shape, generator=generator, device=images.device)
         t = process.sample_times(len(images), generator)
         noisy, target = process.training_pair(images, noise, t)
@@ -102,6 +108,7 @@ def denoising_loss(process: Process, *, label_dropout: float = 0.0) -> Loss:
             if not conditions:
                 raise ValueError("label_dropout needs labels: call fit with (images, labels), not with (images,)")
             conditions[0] = drop_labels(conditions[0], label_dropout, int(model.num_classes), generator)  # type: ignore[arg-type]
+        noisy, target, images, t, *conditions = own_rows(noisy, target, images, t, *conditions)
         prediction = model(noisy, process.model_time(t), *conditions).float()
         variational = prediction.new_zeros(())
         if isinstance(process, Diffusion) and process.variance == "learned":
@@ -118,7 +125,7 @@ def denoising_loss(process: Process, *, label_dropout: float = 0.0) -> Loss:
 
 def classification_loss(model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
     """Return the cross-entropy of a classifier: model(images) (B, classes) against labels (B,) int64."""
-    images, labels = batch
+    images, labels = own_rows(*batch)
     return F.cross_entropy(model(images).float(), labels)
 
 
@@ -141,6 +148,7 @@ def fit(
     resume: bool = False,
     compile: bool | None = None,
     progress: bool = True,
+    shard: bool = False,
 ) -> TrainRecord:
     """Train a model on random batches, on the device where it lies; afterwards it holds its averaged weights.
 
@@ -150,34 +158,55 @@ def fit(
     the weights; 0 to keep the last ones. checkpoint: a file written every `every` steps and at the end; with
     resume=True an existing one is continued, bit for bit on a CPU. compile: None compiles long runs on a GPU (no other
     device compiles). Interrupting the cell ends the run after the current step, as if that had been the last.
-    Raises CheckpointError where the file is damaged or belongs to another run, FloatingPointError for a loss of nan.
+    Under torchrun (processes.start_processes) all processes call fit with the same arguments and share each batch of
+    batch_size rows: the losses, the file and the model at the end are those of one process, and a file can be continued
+    by any number. shard: each keeps only its share of weights, gradients and averages, for models that do not fit
+    (FSDP2); the model stays so, and is compiled only with compile=True. Dropout and batch norm are each process's own.
+    Raises CheckpointError where the file is damaged or belongs to another run, FloatingPointError for a loss of nan,
+    processes.ProcessLost where another process has ended.
     """
     recipe = Recipe(batch_size, lr, weight_decay, warmup, cooldown, steps if cooldown else 0, clip, ema, seed)
     if steps < 1 or every < 1:
         raise ValueError(f"steps is {steps} and every is {every}; both must be at least 1")
     if resume and checkpoint is None:
         raise ValueError("resume=True needs a file to continue: give checkpoint=path")
-    started = time.perf_counter()
-    with _own_random_state(_device_of(model), seed), _interrupts() as interrupted:
-        run = _Run(model, tensors, loss, recipe, describe_data=checkpoint is not None)
-        if resume and checkpoint is not None and Path(checkpoint).exists():
+    processes.check_batch(batch_size)
+    started, run, device = time.perf_counter(), None, _device_of(model)
+
+    def advice() -> str:
+        if run is None or not run.saved_step:
+            return "No step was saved: start the job again."
+        again = f"{checkpoint} holds step {run.saved_step} of {steps}"
+        return f"{again}: start the job again with resume=True (--resume), on as many processes as you like."
+
+    with (
+        _own_random_state(device, seed + processes.index()),
+        _interrupts() as interrupted,
+        processes.stay_together(advice),
+    ):
+        run = _Run(model, tensors, loss, recipe, checkpoint is not None or processes.count() > 1, shard)
+        processes.agree({"steps": steps, "every": every, "resume": resume, **run.config})
+        if resume and checkpoint is not None and processes.from_first(Path(checkpoint).exists):
             run.restore(Path(checkpoint), steps)
         run.prepare(steps, compile)
-        with _bar(steps, run.step, progress) as bar:
-            while run.step < steps and not interrupted.is_set():
+        stop = processes.anywhere(interrupted.is_set(), device)
+        with _bar(steps, run.step, progress and processes.index() == 0) as bar:
+            while run.step < steps and not stop:
                 run.advance()
                 bar.update()
                 if run.step % run.read_every == 0:
                     run.read_losses()
                     bar.set_postfix(loss=f"{run.recent_loss():.4f}", img_s=f"{run.speed():.0f}", refresh=False)
+                if processes.count() == 1 or run.step % run.read_every == 0:
+                    stop = processes.anywhere(interrupted.is_set(), device)
                 if checkpoint is not None and run.step % every == 0 and run.step < steps:
                     run.save(Path(checkpoint), started)
         if checkpoint is not None and run.step > run.saved_step:
             run.save(Path(checkpoint), started)
-        if interrupted.is_set():
+        if stop and processes.index() == 0:
             kept = f"saved to {checkpoint}; resume=True continues it" if run.saved_step else "not saved"
             print(f"Interrupted after {run.step} of {steps} steps: {kept}. The model holds what it has learned so far.")
-        return run.finish(started, interrupted.is_set())
+        return run.finish(started, stop)
 
 
 @dataclass(frozen=True)
@@ -218,25 +247,45 @@ class Recipe:
         return min(self.ema, (1 + updates) / (10 + updates))
 
 
+class _Objective(nn.Module):
+    """A model and its loss as one module: what DistributedDataParallel must wrap, whatever the loss calls."""
+
+    def __init__(self, network: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.network, self.loss = network, loss
+
+    def forward(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+        return self.loss(self.network, batch, generator)
+
+
 class _Run:
     """All that a training run carries from one step to the next, so that a file can hold it and it can go on."""
 
     def __init__(
-        self, model: nn.Module, tensors: tuple[Tensor, ...], loss: Loss, recipe: Recipe, describe_data: bool
+        self,
+        model: nn.Module,
+        tensors: tuple[Tensor, ...],
+        loss: Loss,
+        recipe: Recipe,
+        describe_data: bool,
+        shard: bool = False,
     ) -> None:
         _check_tensors(tensors)
-        self.model, self.loss, self.recipe = model.train(), loss, recipe
-        self.network = model  # what the loss calls: the model itself, or its compiled form
+        self.model, self.recipe = model.train(), recipe
         self.device = _device_of(model)
         self.config = {
             **asdict(recipe),
-            "model": type(model).__name__,
+            "model": type(model).__name__.removeprefix("FSDP"),  # fully_shard renames the class
             "loss": getattr(loss, "description", getattr(loss, "__qualname__", type(loss).__name__)),
             "data": [describe_tensor(tensor) for tensor in tensors] if describe_data else [],
             "device": self.device.type,
             "precision": "bfloat16" if _has_bfloat16(self.device) else "float32",
         }
         self.tensors = tuple(tensor.to(self.device) for tensor in tensors)
+        processes.same_start(model)
+        if shard:
+            processes.shard(model, self.device)
+        self.objective: nn.Module = _Objective(model, loss)
         self.named = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.weights = list(self.named.values())
         self.average = [weight.detach().clone() for weight in self.weights] if recipe.ema else []
@@ -251,13 +300,16 @@ class _Run:
         self.read_every = 1 if self.device.type == "cpu" else READ_EVERY
 
     def prepare(self, steps: int, compile: bool | None) -> None:
-        """Compile the model where that pays, and start counting memory and time."""
+        """Compile the model where that pays, let processes average their gradients, start counting memory and time."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             if compile is None:
-                compile = steps - self.step >= COMPILE_FROM and sys.platform == "linux"
+                whole = not processes.is_sharded(self.model)  # FSDP2's hooks cut the graph at every block
+                compile = steps - self.step >= COMPILE_FROM and sys.platform == "linux" and whole
             if compile:
-                self.network = torch.compile(self.model)  # type: ignore[assignment]
+                self.objective.network = torch.compile(self.model)  # type: ignore[assignment]
+        if processes.count() > 1 and not processes.is_sharded(self.model):
+            self.objective = DistributedDataParallel(self.objective, gradient_as_bucket_view=True)
         self.clock = time.perf_counter()
 
     def advance(self) -> None:
@@ -268,7 +320,7 @@ class _Run:
         rows = torch.randint(count, (self.recipe.batch_size,), generator=self.generator, device=self.device)
         batch = tuple(tensor[rows] for tensor in self.tensors)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config["precision"] == "bfloat16"):
-            loss = self.loss(self.network, batch, self.generator)
+            loss = self.objective(batch, self.generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.recipe.clip:
@@ -284,7 +336,7 @@ class _Run:
         """Fetch the losses that still lie on the device; the one place where Python waits for it."""
         if not self.unread:
             return
-        self.losses += torch.stack(self.unread).tolist()
+        self.losses += processes.mean(torch.stack(self.unread)).tolist()
         first = self.step - len(self.unread)
         self.unread = []
         for step, value in enumerate(self.losses[first:], first):
@@ -305,24 +357,68 @@ class _Run:
         return (self.step - self.first_step) * self.recipe.batch_size / max(1e-9, time.perf_counter() - self.clock)
 
     def save(self, path: Path, started: float) -> None:
-        """Write the whole state of the run; never one whose loss is not finite."""
+        """Write the whole state of the run, by the first process; never one whose loss is not finite."""
         self.read_losses()
-        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for name, weight in self.named.items():
-            for key, tensor in self.optimizer.state.get(weight, {}).items():
-                tensors[f"{key}/{name}"] = torch.as_tensor(tensor)
-        for name, tensor in zip(self.named, self.average, strict=bool(self.average)):
-            tensors[f"average/{name}"] = tensor
-        tensors["random/generator"] = self.generator.get_state()
-        tensors |= {f"random/{name}": state for name, state in _random_state(self.device).items()}
-        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        tensors = processes.gathered(self._state())
         seconds = self.seconds_before + time.perf_counter() - started
-        write_tensors(path, tensors, {**self.config, "step": self.step, "seconds": seconds}, TRAINING)
+        if processes.index() == 0:
+            write_tensors(path, tensors, {**self.config, "step": self.step, "seconds": seconds}, TRAINING)
+        processes.wait()
         self.saved_step = self.step
 
+    def _state(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield all that a file must hold, in the same order on every process."""
+        for name, tensor in self.model.state_dict().items():
+            yield f"model/{name}", tensor
+        for name, weight in self.named.items():
+            for key, tensor in self.optimizer.state.get(weight, {}).items():
+                yield f"{key}/{name}", torch.as_tensor(tensor)
+        for name, tensor in zip(self.named, self.average, strict=bool(self.average)):
+            yield f"average/{name}", tensor
+        yield "random/generator", self.generator.get_state()
+        for name, tensor in _random_state(self.device).items():
+            yield f"random/{name}", tensor
+        yield "losses", torch.tensor(self.losses, dtype=torch.float64)
+
     def restore(self, path: Path, steps: int) -> None:
-        """Continue the run in a file, or say in what that run differs from this one."""
-        tensors, config = read_tensors(path, TRAINING)
+        """Continue the run in a file that the first process reads, or say in what that run differs from this one."""
+        tensors: dict[str, Tensor] = {}
+
+        def read() -> dict[str, Any]:
+            found, config = read_tensors(path, TRAINING)
+            self._check_same(path, found, config, steps)
+            tensors.update(found)
+            return config
+
+        config = processes.from_first(read)
+        places = dict(self.model.state_dict())
+        average = dict(zip(self.named, self.average, strict=bool(self.average)))
+        random: dict[str, Tensor] = {}
+        for name, tensor in processes.share(tensors, self.device):
+            kind, _, key = name.partition("/")
+            if kind == "model":
+                places[key].copy_(processes.spread(tensor, places[key]))
+            elif kind == "average":
+                average[key].copy_(processes.spread(tensor, average[key]))
+            elif kind in ("exp_avg", "exp_avg_sq"):
+                weight = self.named[key]
+                self.optimizer.state[weight][kind] = processes.spread(tensor, weight).clone()
+            elif kind == "step":
+                self.optimizer.state[self.named[key]][kind] = tensor.to(self.device, copy=True)
+            elif kind == "random":
+                random[key] = tensor.cpu()
+            elif kind == "losses":
+                self.losses = tensor.tolist()
+        self.generator.set_state(random["generator"])
+        if processes.index() == 0:
+            _set_random_state(self.device, random)
+        else:  # the file holds the first one's; with the same, dropout would drop the same numbers everywhere
+            torch.manual_seed(self.recipe.seed + 1_000_003 * config["step"] + processes.index())
+        self.step = self.first_step = self.saved_step = config["step"]
+        self.seconds_before = config["seconds"]
+
+    def _check_same(self, path: Path, tensors: dict[str, Tensor], config: dict[str, Any], steps: int) -> None:
+        """Raise CheckpointError, naming each difference, where the run in a file is not this one."""
         saved = {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
         differences = [weights_difference(saved, self.model.state_dict())] + [
             f"{key} is {config.get(key)} in the file and {value} here"
@@ -336,18 +432,6 @@ class _Run:
             )
         if config["step"] > steps:
             raise CheckpointError(f"{path} is already at step {config['step']}; ask for at least so many, not {steps}")
-        self.model.load_state_dict(saved)
-        for position, (name, weight) in enumerate(self.named.items()):
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                if f"{key}/{name}" in tensors:
-                    self.optimizer.state[weight][key] = tensors[f"{key}/{name}"].to(self.device, copy=True)
-            if self.average:
-                self.average[position].copy_(tensors[f"average/{name}"])
-        self.generator.set_state(tensors["random/generator"])
-        _set_random_state(self.device, tensors)
-        self.losses = tensors["losses"].tolist()
-        self.step = self.first_step = self.saved_step = config["step"]
-        self.seconds_before = config["seconds"]
 
     def finish(self, started: float, interrupted: bool) -> TrainRecord:
         """Give the model its averaged weights and return the record."""
@@ -412,12 +496,11 @@ def _random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def _set_random_state(device: torch.device, states: dict[str, Tensor]) -> None:
-    found = {name.removeprefix("random/"): state for name, state in states.items()}
-    torch.set_rng_state(found["cpu"])
+    torch.set_rng_state(states["cpu"])
     if device.type == "cuda":
-        torch.cuda.set_rng_state(found["cuda"], device)
+        torch.cuda.set_rng_state(states["cuda"], device)
     elif device.type == "mps":
-        torch.mps.set_rng_state(found["mps"])
+        torch.mps.set_rng_state(states["mps"])
 
 
 @contextmanager

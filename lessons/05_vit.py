@@ -38,7 +38,7 @@ shipped = load_vit("vit-digits", device)
 # A shipped Vision Transformer (ViT) reads handwritten digits as sentences of 16 words; each word is a square of 2 × 2 pixels. One more word belongs to no square, the *class token*: the answer is read from it. Below each digit, in four blocks, whom the class token asks: the brighter a
 # patch, the larger its share of the attention (each map has its own scale).
 #
-# Then the plot of this lesson: digits read rightly, among those that nobody trained on, by a small convolutional network and by a ViT, against the number of pictures that they learned from. By the end you can write every line of such a network, and say what this plot shows and what it does not.
+# Then the plot of this lesson: unseen digits read rightly by a small convolutional network and by a ViT, against the number of pictures that they learned from. By the end you can write every line of such a network, and say what this plot shows and what it does not.
 
 # %% name="picture-first"
 ten = torch.stack([unseen.images[unseen.labels == k][0] for k in range(10)])
@@ -319,7 +319,7 @@ plot.heat(silenced, xlabel="block with a silent branch", ylabel="", label="% rea
 # %% [markdown]
 # ## Why patches, and not pixels?
 #
-# A branch that the digits hardly miss is no proof that training did without it; compare with lesson 3's skips. What the block costs is certain. Lesson 4 counted: $12\,N D^2$ multiply-adds in the linear layers, $2\,N^2 D$ in the pairs. The second grows with the *square* of the sentence, and catches up with the first at $N = 6D$.
+# A branch that is hardly missed is no proof that training did without it (compare lesson 3's skips). What a block costs is certain. Lesson 4 counted: $12\,N D^2$ multiply-adds in the linear layers, $2\,N^2 D$ in the pairs. The second grows with the *square* of the sentence, and catches up with the first at $N = 6D$.
 #
 # Now measured, for one block of width 64 and eight sentences. Beneath the figure, ViT-B on a picture of 224 × 224, by size of patch; nothing is computed on the `meta` device.
 
@@ -565,8 +565,8 @@ revisit("vit.q1")
 # |---|---|---|---|
 # | 0.614 | 0.642 | 0.640 | 0.640 |
 #
-# Both times the step is from none to some. Its height differs, and the set-ups say why it may: a patch of 16 × 16 colour pixels shows an eye or a wheel wherever it lies, and there are 196 of them; ours have four pixels, and a stroke in a digit is told from its place alone. Whether *which* table matters is for the verdict to
-# say. So tell the tokens where they stand, and do not expect miracles from how.
+# Both times the step is from none to some. Its height differs, and may well: a patch of 16 × 16 colour pixels shows an eye or a wheel wherever it lies; four grey pixels say little without their place. Whether *which* table matters is for the verdict to say. So tell the tokens where they stand, and do not expect
+# miracles from how.
 #
 # ## What does it cost to take nothing for granted?
 #

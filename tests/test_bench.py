@@ -24,6 +24,12 @@ def test_a_race_reports_the_median_of_the_paired_ratios_and_its_spread():
     assert "median of 3 paired ratios 2.00 (quartiles 1.00 and 9.00)" in str(race)
 
 
+def test_a_race_names_its_rival():
+    race = bench.race(lambda: None, lambda: None, pairs=2, rival="transformers")
+    assert " ms, transformers " in str(race)
+    assert "diffusers" not in str(race)
+
+
 def test_one_pair_is_not_a_race():
     with pytest.raises(ValueError, match="at least 2"):
         bench.race(lambda: None, lambda: None, pairs=1)
@@ -34,6 +40,33 @@ def test_a_training_step_moves_every_weight():
     before = [weight.detach().clone() for weight in model.parameters()]
     bench._training_step(model, {"input": torch.ones(2, 3)})()
     assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_every_training_step_uses_that_step_alone():
+    model = nn.Linear(3, 1)
+    step = bench._training_step(model, {"input": torch.ones(2, 3)})
+    step()
+    first = model.weight.grad.clone()
+    step()
+    assert torch.allclose(model.weight.grad, first, rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["vit", "dit"])
+def test_both_networks_of_a_race_give_the_same(name, monkeypatch, capsys):
+    pytest.importorskip("diffusers")
+    pytest.importorskip("transformers")
+    raced = []
+
+    def compare(ours, theirs, our_inputs, their_inputs, rival="diffusers"):
+        one, other = bench._forward(ours, our_inputs)(), bench._forward(theirs, their_inputs)()
+        assert one.std() > 0.1
+        assert (one - other).abs().max() <= 1e-4
+        raced.append(rival)
+
+    monkeypatch.setattr(bench, "_compete", compare)
+    assert bench.main([name]) == 0
+    assert raced == [{"vit": "transformers", "dit": "diffusers"}[name]] * 2
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_the_command_takes_several_names_in_order(monkeypatch):

@@ -14,7 +14,8 @@ LIBRARY = ROOT / "lesson_lib"
 LESSONS = ["setup", "shapes", "data", "noise", "flow", "samplers", "embed", "condition", "denoiser", "guidance"]
 LESSONS += ["attention", "unet", "vae", "position", "vit", "dit"]
 LATER = ["text", "mmdit"]
-TOOLS = ["checkpoint", "train", "evaluate", "results", "style", "pictures", "plane", "plot", "diagrams", "widgets"]
+TOOLS = ["processes", "checkpoint", "train", "evaluate", "results", "style", "pictures", "plane", "plot", "diagrams"]
+TOOLS += ["widgets"]
 ORDER = LESSONS + LATER + TOOLS + ["bench", "exercises", "experiments", "official", "grading", "build"]
 SOURCES = sorted(LIBRARY.rglob("*.py"))
 

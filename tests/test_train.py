@@ -299,7 +299,7 @@ def test_no_step_waits_for_a_gpu():
     data = tuple(tensor.cuda() for tensor in make_data())
     loss = denoising_loss(RectifiedFlow(), label_dropout=0.1)
     fit(net, data, loss, steps=2, progress=False)
-    running = train._Run(net, data, loss, Recipe(16, 1e-3, 0, 0, 1, 0.99, 0), False)
+    running = train._Run(net, data, loss, Recipe(16, 1e-3, 0, 0, 0, 0, 1, 0.99, 0), False)
     running.advance()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -1324,8 +1324,8 @@ QUESTIONS = [
         "has just begun?",
         choices=tuple(AHEAD.values()),
         answer=_ahead_at_first,
-        because="Judged by FD-judge after the first quarter of the training: one is named only where the paired interval "
-        "leaves out 0.",
+        because="Judged by FD-judge after the first quarter of the training: one is named only where the paired "
+        "interval leaves out 0.",
     ),
     Question(
         id="adaln.q3",

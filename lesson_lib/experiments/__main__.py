@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import re
 from pathlib import Path
 
 from lesson_lib import results
 from lesson_lib.experiments import shipped
-from lesson_lib.experiments.run import Experiment, folder_for, run
+from lesson_lib.experiments.run import Experiment, folder_for, merge, run, share_of
 from lesson_lib.setup import BUDGETS, pick_budget
 
 EXPERIMENTS = (
@@ -37,7 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder of the record or the checkpoints (default: data/)")
     parser.add_argument("--model", choices=list(shipped.ALL), help="with shipped: only this one")
     parser.add_argument("--data", help="with a model of Fashion-MNIST: a folder of Parquet files instead of the hub")
+    parser.add_argument("--parts", type=Path, default=results.PARTS, help="folder of finished runs (build/experiments)")
+    parser.add_argument("--shard", type=_share, help="i/n: run only the i-th of n shares, one for each machine")
+    parser.add_argument("--merge", type=Path, nargs="+", metavar="FOLDER", help="collect other machines' parts instead")
     options = parser.parse_args(arguments)
+    if options.shard and options.merge:
+        parser.error("--shard runs a share and --merge collects what was run: give one of them")
+    if (options.shard or options.merge) and options.name in ("judge", "shipped"):
+        parser.error(f"--shard and --merge split experiments; {options.name} is none")
     budget = pick_budget()
     if options.budget:
         budget = dataclasses.replace(budget, name=options.budget)
@@ -49,12 +57,28 @@ def main(arguments: list[str] | None = None) -> int:
         for name in [options.model] if options.model else shipped.ALL:
             shipped.ship(name, budget, options.out, options.data)
     else:
-        out = options.out or folder_for(budget, results.RESULTS)
+        out, share = options.out or folder_for(budget, results.RESULTS), options.shard or (1, 1)
         for experiment in _named(options.name, parser):
-            record = run(experiment, budget, options.seeds, out)
-            for metric in record.metrics:
-                print(results.summary(record, metric), end="\n\n")
+            try:
+                share_of(experiment, options.seeds, share)
+                record = None
+                if options.merge:
+                    record = merge(experiment, budget, options.merge, options.seeds, out, options.parts)
+            except (ValueError, FileNotFoundError) as error:
+                parser.error(str(error))
+            if not options.merge:
+                record = run(experiment, budget, options.seeds, out, options.parts, share=share)
+            if record is not None:
+                for metric in record.metrics:
+                    print(results.summary(record, metric), end="\n\n")
     return 0
+
+
+def _share(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no share: write i/n with i from 1 to n, such as 1/4")
+    return int(found[1]), int(found[2])
 
 
 def _named(name: str, parser: argparse.ArgumentParser) -> list[Experiment]:
