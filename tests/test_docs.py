@@ -10,6 +10,7 @@ from lesson_lib import DATA, ROOT
 from lesson_lib.exercises import LESSONS
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DATA.rglob("README.md"))]
+DOCUMENTS += [ROOT / "lesson_lib" / "experiments" / "README.md"]
 TEXT = {".py", ".md", ".yml", ".toml", ".txt", ".json", ".ipynb", ""}
 
 
@@ -36,7 +37,7 @@ def test_commands_exist(document):
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for target in re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE):
         assert target in targets, f"{document.name} names make {target}"
-    for module in re.findall(r"python -m (lesson_lib[.a-z_]*)", text):
+    for module in re.findall(r"(?:python|torchrun[^\n]*?) +-m (lesson_lib[.a-z_]*)", text):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), f"{document.name} names {module}"
 

@@ -2,12 +2,15 @@
 
 import hashlib
 import importlib
+import os
+from pathlib import Path
 
 import pytest
 import torch
 
 from lesson_lib import results
-from lesson_lib.experiments import autoencoders, shipped
+from lesson_lib.data import digits
+from lesson_lib.experiments import autoencoders, classifiers, dit_grid, shipped
 from lesson_lib.experiments.__main__ import EXPERIMENTS, main
 from lesson_lib.experiments.autoencoders import reconstruction_quality
 from lesson_lib.experiments.run import Experiment, run
@@ -145,3 +148,61 @@ def test_a_smoke_run_never_replaces_what_is_shipped(tmp_path, monkeypatch):
 def test_an_unknown_model_lists_the_known_ones():
     with pytest.raises(ValueError, match="digits-flow, digits-eps"):
         shipped.load_shipped("cats")
+
+
+def test_the_shipped_transformer_draws_what_is_asked():
+    hits, count = shipped.quality("dit-shapes", 2.0, Budget("laptop", torch.device("cpu")))
+    assert hits / count >= 0.97
+
+
+@pytest.mark.parametrize("name", list(classifiers.VIT_RECIPES))
+def test_shipped_classifiers_load_and_read(name):
+    vit = classifiers.load_vit(name)
+    config = vit.config
+    logits = vit(torch.zeros(2, config.in_channels, config.image_size, config.image_size))
+    assert logits.shape == (2, 10)
+    with pytest.raises(ValueError, match="vit-digits, vit-fashion"):
+        classifiers.load_vit("vit-cats")
+
+
+def test_the_shipped_classifier_reads_digits_that_it_never_saw():
+    held_out = digits("test")
+    assert classifiers.right(classifiers.load_vit("vit-digits"), held_out.images, held_out.labels) >= 380  # of 400
+
+
+def test_a_transformer_is_shipped_with_its_card_and_samples(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "ROOT", tmp_path)
+    shipped.ship("dit-shapes", SMOKE, tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert hashlib.sha256((tmp_path / "dit-shapes.safetensors").read_bytes()).hexdigest() in card
+    assert (tmp_path / "dit-shapes.png").exists()
+    assert "the judge reads" in card
+
+
+def test_the_fashion_models_learn_from_a_folder_of_parquet_files(tmp_path, monkeypatch):
+    folder = os.environ.get("COURSE_DATA")
+    if not folder:
+        pytest.skip("COURSE_DATA names no folder with fashion-mnist")
+    monkeypatch.setattr(shipped, "ROOT", tmp_path)
+    monkeypatch.setattr(classifiers, "ROOT", tmp_path)
+    for name in ("vit-fashion", "dit-fashion"):
+        shipped.ship(name, SMOKE, tmp_path, str(Path(folder) / "fashion-mnist"))
+        assert f"## {name}.safetensors" in (tmp_path / "README.md").read_text()
+
+
+def grid_record(seeds):
+    """A grid whose distances fall with the logarithm of the arithmetic, with another noise for each seed."""
+    macs = {name: [float(10**place)] * len(seeds) for place, name in enumerate("abcd")}
+    fd = {name: [10.0 - 2 * place + 0.1 * seed * (-1) ** place for seed in seeds] for place, name in enumerate("abcd")}
+    return results.Record(
+        experiment="toy", title="?", metrics={"fd_judge": "a distance", "macs_millions": "work"}, configuration={},
+        sources_sha256="0" * 64, hardware="a CPU", budget="laptop", seeds=list(seeds), seconds=1.0,
+        variants={name: {"fd_judge": fd[name], "macs_millions": macs[name]} for name in "abcd"},
+    )  # fmt: skip
+
+
+def test_the_correlation_of_a_grid_is_pearsons_over_its_cells():
+    found = dit_grid.correlation(grid_record([1, 2, 3]))
+    mean, low, high = found["log MACs"]
+    assert -1 < low < mean < high < -0.9
+    assert found["MACs"][0] == pytest.approx(-0.83, abs=0.05)
