@@ -358,8 +358,8 @@ for twice in (False, True):
 # %% name="train"
 torch.manual_seed(0)
 model, loss = DiT(DiTConfig.shapes16()).to(device), denoising_loss(flow, label_dropout=0.1)
-steps, decay = budget.choose(smoke=4, laptop=2400, gpu=6000), 0.995
-cooldown = steps * 3 // 10
+steps, decay = budget.choose(smoke=4, laptop=4000, gpu=8000), 0.995
+cooldown = steps // 2
 
 unseen, average = shapes(200, size=16, seed=77, device=device), copy.deepcopy(model)
 ticks, looked, seen, at_the_turn = itertools.count(), [], {"raw": [], "averaged": []}, {}
