@@ -424,7 +424,7 @@ rows["end"] = sample(model, eight, noise[:8])
 plot.sample_rows(rows, column_titles=names, alt="Samples of raw and averaged weights before the end, and at the end")
 
 # %% [markdown]
-# Early, the average lags behind. Where the rate falls, the raw weights come to rest by themselves. In between you see what an average is for. DiT keeps its rate constant to the end, averages with a decay of 0.9999 and reports the average only (§4). So long a memory needs a long training: in yours it would still hold the
+# Early, the average lags behind. Where the rate falls, the raw weights come to rest by themselves. In between the curve shows what an average is for; shares of a few hundred samples are too coarse to. DiT keeps its rate constant to the end, averages with a decay of 0.9999 and reports the average only (§4). So long a memory needs a long training: in yours it would still hold the
 # start.
 #
 # ## What does guidance guide?
@@ -580,7 +580,7 @@ for size, quoted in {"S": 0.4, "B": 5.6, "L": 35.6, "XL": 119}.items():
 # The plot again, with the patch sizes. The paper concludes that FID follows the Gflops, with a correlation of −0.93 (Fig. 8). Is that the Gflops, or their logarithm? Table 4 can be asked.
 
 # %% name="ablation-grid"
-clouds("The same dots, joined by patch size: large patches lie above the others", named=True)
+clouds("The same dots joined by patch size: the paper's patches of 8 lie far above, our lines cross", named=True)
 gflops, fid = torch.tensor(list(paper.values())).T
 print("correlations:")
 for name, axis in (("log Gflops", gflops.log()), ("Gflops", gflops)):
@@ -593,7 +593,7 @@ print(results.verdict(grid, "fd_judge", variants=trio))
 revisit("dit.q2")
 
 # %% [markdown]
-# It is the logarithm. And look at the largest patches: L/8 spends 5.01 G for an FID of 118.87, B/4 5.56 G for 68.38. Sixteen tokens are too few there, however wide. What our grid says of wider or finer is in the verdict, for 16 × 16 shapes and short trainings of equal length.
+# It is the logarithm. And look at the largest patches: L/8 spends 5.01 G for an FID of 118.87, B/4 5.56 G for 68.38. Sixteen tokens are too few there, however wide. Our lines cross; what is established of wider against finer stands in the verdict, for 16 × 16 shapes and short trainings of equal length.
 #
 # ## U-Net or DiT?
 #
