@@ -352,7 +352,7 @@ for twice in (False, True):
 #
 # ## Does it learn?
 #
-# Your DiT on shapes, a tenth of the labels dropped. A wrapper around the loss looks on: it keeps an **average of the weights** (EMA, exponential moving average), and asks raw and averaged weights for their loss on unseen pictures. In the last part the learning rate falls to zero.
+# Your DiT on shapes, a tenth of the labels dropped. A wrapper around the loss looks on: it keeps an **average of the weights** (EMA, exponential moving average), and asks raw and averaged weights for their loss on unseen pictures. In the second half the learning rate falls to zero.
 
 
 # %% name="train"
@@ -414,7 +414,7 @@ plot.sample_rows(rows, column_titles=names, alt="Your samples, the shipped DiT's
 # At a constant rate the weights never settle; they circle around a place, and their average lies nearer to it. What the wrapper saw; then samples from the moment before the rate began to fall.
 
 # %% name="ema"
-alt = "Loss on unseen pictures of raw and averaged weights; the rate falls in the last part"
+alt = "Loss on unseen pictures of raw and averaged weights; the rate falls in the second half"
 plot.lines(looked, seen, xlabel="training step", ylabel="loss on unseen pictures", logy=True, alt=alt)
 print(f"at step {steps - cooldown}, before the learning rate falls:")
 for name, net in at_the_turn.items():
