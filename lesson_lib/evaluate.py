@@ -362,6 +362,11 @@ def class_accuracy(images: Tensor, labels: Tensor) -> float:
     return (digit_judge().read(images) == labels.cpu()).double().mean().item()
 
 
+def trained_parameters(model: nn.Module) -> int:
+    """Return how many weights of a model are trained; frozen tables, such as a DiT's positions, are not among them."""
+    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+
+
 def count_macs(model: nn.Module, *inputs: Any, **named: Any) -> int:
     """Return the multiply–accumulates of one call of a model: its linear layers, convolutions and matrix products.
 

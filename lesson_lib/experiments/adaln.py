@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from lesson_lib.dit import DiTConfig
-from lesson_lib.experiments import dit_training
-from lesson_lib.experiments.run import Experiment
-from lesson_lib.setup import Budget
+from lesson_lib.experiments.dit_training import experiment
 
 BASE = DiTConfig.shapes16()
 LAPTOP_STEPS = 600
@@ -39,25 +36,12 @@ SINGLE = {
     "adaLN-single, wider": replace(BASE, conditioning="adaln-single", hidden_size=148),
 }
 
-
-def settings(budget: Budget) -> dict[str, Any]:
-    """Return what a repetition must set."""
-    return {**dit_training.settings(budget, LAPTOP_STEPS), "network": "DiTConfig.shapes16, conditioning changed"}
-
-
-def _experiment(name: str, title: str, variants: dict[str, DiTConfig]) -> Experiment:
-    def measure(variant: str, seed: int, settings: dict[str, Any], budget: Budget) -> dict[str, Any]:
-        return dit_training.outcome(variants[variant], seed, SHARES, budget, LAPTOP_STEPS)
-
-    return Experiment(
-        name, title, tuple(variants), dit_training.METRICS, settings, measure, dit_training.SOURCES,
-        x=("share of the training", list(SHARES)),
-    )  # fmt: skip
-
-
+CHANGED = ("DiTConfig.shapes16, conditioning changed", LAPTOP_STEPS, SHARES)
 EXPERIMENTS = (
-    _experiment("adaln_ways", "Four ways to condition a DiT, at equal width and depth", WAYS),
-    _experiment("adaln_ways_equal", "Four ways to condition a DiT, at equal parameters", WAYS_EQUAL),
-    _experiment("adaln_zero", "What must be zero at the start: nothing, the gates, everything, or almost?", STARTS),
-    _experiment("adaln_single", "One shared modulation layer against one in every block", SINGLE),
+    experiment("adaln_ways", "Four ways to condition a DiT, at equal width and depth", WAYS, *CHANGED),
+    experiment("adaln_ways_equal", "Four ways to condition a DiT, at equal parameters", WAYS_EQUAL, *CHANGED),
+    experiment(
+        "adaln_zero", "What must be zero at the start: nothing, the gates, everything, or almost?", STARTS, *CHANGED
+    ),
+    experiment("adaln_single", "One shared modulation layer against one in every block", SINGLE, *CHANGED),
 )

@@ -44,12 +44,13 @@ def load_vae(name: str, device: str | torch.device = "cpu", folder: Path = CHECK
     """Return a shipped autoencoder, ready to use; raises ValueError, listing the names, for another."""
     if name not in VAE_RECIPES:
         raise ValueError(f"there is no shipped autoencoder {name!r}; there are {', '.join(VAE_RECIPES)}")
-    vae = load_model(folder / f"{name}.safetensors", _build)
+    vae = load_model(folder / f"{name}.safetensors", build_vae)
     assert isinstance(vae, AutoencoderKL)
     return vae.requires_grad_(False).to(device)
 
 
-def _build(config: dict[str, Any]) -> AutoencoderKL:
+def build_vae(config: dict[str, Any]) -> AutoencoderKL:
+    """Build the untrained autoencoder of a checkpoint's configuration."""
     return AutoencoderKL(VAEConfig(**{**config, "channel_mult": tuple(config["channel_mult"])}))
 
 

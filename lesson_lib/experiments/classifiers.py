@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lesson_lib import ROOT, attention, data, position, train, vit
 from lesson_lib.data import ImageSet, digits, hub
+from lesson_lib.evaluate import trained_parameters
 from lesson_lib.experiments.autoencoders import CHECKPOINTS
 from lesson_lib.experiments.run import Experiment, folder_for
 from lesson_lib.results import proportion_interval
@@ -107,7 +108,7 @@ def ship_vit(name: str, budget: Budget, out: Path | None = None, data: str | Non
     test = pictures(recipe, "test", data, budget.choose(smoke=100, laptop=10_000))
     hits = right(load_vit(name, budget.device, out), test.images, test.labels)
     share, low, high = proportion_interval(hits, len(test.labels))
-    weights = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    weights = trained_parameters(model)
     words = "scikit-learn's digits (8×8)" if recipe.data == "digits" else "Fashion-MNIST (32×32, real, MIT licence)"
     return record, (
         f"## {path.name}\n\n"

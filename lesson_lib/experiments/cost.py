@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 
 from lesson_lib.dit import DiT, DiTConfig, macs
+from lesson_lib.evaluate import trained_parameters
 
 # Bytes for each trained weight: itself, its gradient, AdamW's two moments, its average; all of them float32.
 STATE = {"weights": 4, "gradients": 4, "AdamW's two moments": 8, "average": 4}
@@ -20,7 +21,7 @@ STATE = {"weights": 4, "gradients": 4, "AdamW's two moments": 8, "average": 4}
 def trained_weights(config: DiTConfig) -> int:
     """Return how many weights of a DiT are trained; the table of positions is not among them."""
     with torch.device("meta"):
-        return sum(weight.numel() for weight in DiT(config).parameters() if weight.requires_grad)
+        return trained_parameters(DiT(config))
 
 
 def state_bytes(weights: int, processes: int = 1) -> int:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import replace
-from typing import Any
 
 from lesson_lib.dit import DiTConfig
-from lesson_lib.experiments import dit_training
-from lesson_lib.experiments.run import Experiment
+from lesson_lib.experiments.dit_training import experiment
 from lesson_lib.results import Record, interval
-from lesson_lib.setup import Budget
 
 BASE = DiTConfig.shapes16()
 LAPTOP_STEPS = 300
@@ -21,17 +18,6 @@ GRID = {
     for patch, widths in WIDTHS.items()
     for width in widths
 }
-
-
-def settings(budget: Budget) -> dict[str, Any]:
-    """Return what a repetition must set."""
-    network = "DiTConfig.shapes16, patch size and width changed"
-    return {**dit_training.settings(budget, LAPTOP_STEPS), "network": network}
-
-
-def measure(variant: str, seed: int, settings: dict[str, Any], budget: Budget) -> dict[str, Any]:
-    """Train and measure one cell of the grid."""
-    return dit_training.last(dit_training.outcome(GRID[variant], seed, (1.0,), budget, LAPTOP_STEPS))
 
 
 def correlation(record: Record) -> dict[str, tuple[float, float, float]]:
@@ -53,8 +39,8 @@ def correlation(record: Record) -> dict[str, tuple[float, float, float]]:
 
 
 EXPERIMENTS = (
-    Experiment(
-        "dit_grid", "Patch size and width of a DiT after equal steps", tuple(GRID), dit_training.METRICS, settings,
-        measure, dit_training.SOURCES,
+    experiment(
+        "dit_grid", "Patch size and width of a DiT after equal steps", GRID,
+        "DiTConfig.shapes16, patch size and width changed", LAPTOP_STEPS,
     ),
 )  # fmt: skip

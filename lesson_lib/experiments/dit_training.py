@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from lesson_lib import attention, dit, embed, flow, guidance, position, samplers, shapes, train, unet, vit
 from lesson_lib.data import shapes as draw_shapes
 from lesson_lib.dit import DiT, DiTConfig
-from lesson_lib.evaluate import JUDGE_FILE, count_macs, fd_judge, load_judge, prompt_accuracy
+from lesson_lib.evaluate import JUDGE_FILE, count_macs, fd_judge, load_judge, prompt_accuracy, trained_parameters
+from lesson_lib.experiments.run import Experiment
 from lesson_lib.flow import RectifiedFlow
 from lesson_lib.guidance import Guided
 from lesson_lib.samplers import euler
@@ -62,8 +64,7 @@ def cost(config: Config) -> dict[str, float]:
         model = build(config)
         inputs = (torch.empty(1, 3, 16, 16), torch.empty(1), torch.empty(1, dtype=torch.long))
         macs = count_macs(model, *inputs)
-    parameters = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    return {"macs_millions": macs / 1e6, "parameters": float(parameters)}
+    return {"macs_millions": macs / 1e6, "parameters": float(trained_parameters(model))}
 
 
 @torch.no_grad()
@@ -96,6 +97,7 @@ def outcome(config: Config, seed: int, shares: tuple[float, ...], budget: Budget
     model = build(config).to(budget.device)
     loss = denoising_loss(RectifiedFlow(time=chosen["times"]), label_dropout=0.1)
     found: dict[str, list[float]] = {name: [] for name in METRICS}
+    price = cost(config)
     with tempfile.TemporaryDirectory() as folder:
         for share in shares:
             steps = max(1, round(share * chosen["steps"]))
@@ -104,12 +106,30 @@ def outcome(config: Config, seed: int, shares: tuple[float, ...], budget: Budget
                 warmup=chosen["warmup"], ema=chosen["ema"], seed=seed, progress=False,
                 checkpoint=Path(folder) / "run.safetensors", every=10**9, resume=True,
             )  # fmt: skip
-            measured = quality(model.eval(), seed, chosen, budget) | cost(config)
+            measured = quality(model.eval(), seed, chosen, budget) | price
             for name, value in measured.items():
                 found[name].append(value)
     return found
 
 
-def last(found: dict[str, Any]) -> dict[str, float]:
-    """Return the entries of an outcome's last stage."""
-    return {name: values[-1] for name, values in found.items()}
+def experiment(
+    name: str,
+    title: str,
+    variants: Mapping[str, Config],
+    network: str,
+    laptop_steps: int,
+    shares: tuple[float, ...] = (1.0,),
+) -> Experiment:
+    """Return the comparison of some networks, measured after each share of the steps, or once at the end.
+
+    network: what is compared, in words, for the record. laptop_steps: training steps at the laptop budget.
+    """
+
+    def measure(variant: str, seed: int, settings: dict[str, Any], budget: Budget) -> dict[str, Any]:
+        found = outcome(variants[variant], seed, shares, budget, laptop_steps)
+        return found if len(shares) > 1 else {metric: values[0] for metric, values in found.items()}
+
+    return Experiment(
+        name, title, tuple(variants), METRICS, lambda budget: {**settings(budget, laptop_steps), "network": network},
+        measure, SOURCES, x=("share of the training", list(shares)) if len(shares) > 1 else None,
+    )  # fmt: skip

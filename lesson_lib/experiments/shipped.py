@@ -15,7 +15,7 @@ from lesson_lib import ROOT, plot
 from lesson_lib.data import digits, hub, shapes
 from lesson_lib.denoiser import ConvDenoiser
 from lesson_lib.dit import DiT, DiTConfig
-from lesson_lib.evaluate import digit_judge, load_judge, prompt_hits
+from lesson_lib.evaluate import digit_judge, load_judge, prompt_hits, trained_parameters
 from lesson_lib.experiments.autoencoders import CHECKPOINTS, VAE_RECIPES, load_vae, ship_vae
 from lesson_lib.experiments.classifiers import VIT_RECIPES, load_vit, right, ship_vit
 from lesson_lib.experiments.run import folder_for
@@ -198,7 +198,7 @@ def sampled(
 def _section(path: Path, recipe: Recipe, record: TrainRecord, budget: Budget) -> str:
     """Return the card of one model in Markdown; every number in it is measured or read from the record."""
     model = build(asdict(recipe))
-    weights = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    weights = trained_parameters(model)
     reader = "vit-fashion" if recipe.data == "fashion-latents" else "the judge"
     target = "velocity of a rectified flow" if recipe.predicts == "flow" else "noise, on a cosine schedule"
     shares = []

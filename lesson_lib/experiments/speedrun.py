@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from lesson_lib.data import shapes
 from lesson_lib.dit import DiT, DiTConfig
-from lesson_lib.evaluate import load_judge, prompt_accuracy
+from lesson_lib.evaluate import load_judge, prompt_accuracy, trained_parameters
 from lesson_lib.flow import RectifiedFlow
 from lesson_lib.guidance import Guided
 from lesson_lib.noise import Diffusion
 from lesson_lib.samplers import SAMPLERS
 from lesson_lib.setup import Budget
-from lesson_lib.train import denoising_loss
+from lesson_lib.train import Recipe, denoising_loss
 
 TARGET = 0.9
 SAMPLES, SAMPLING_STEPS = 240, 20
@@ -140,8 +140,7 @@ def race_to_target(
 
 def factor(one: Contestant, step: int) -> float:
     """Return the share of the learning rate at a step: up over the warm-up, level, down to zero in the second half."""
-    rise = min(1.0, (step + 1) / one.warmup)
-    return rise if not one.steps else rise * max(0.0, min(1.0, (one.steps - step) / (0.5 * one.steps)))
+    return Recipe(one.batch_size, 1.0, 0.0, one.warmup, one.steps // 2, one.steps, 0.0, 0.0, 0).lr_at(step)
 
 
 @torch.no_grad()
@@ -169,7 +168,7 @@ def run(
     the exchanges to make; all of them if empty.
     """
     for name, make in networks().items():
-        print(f"{name}: {sum(weight.numel() for weight in make().parameters() if weight.requires_grad):,} weights")
+        print(f"{name}: {trained_parameters(make()):,} weights")
     found: dict[str, float] = {}
     chosen = {name: one for name, one in EXCHANGES.items() if not names or name in names}
     for name, one in {"ours": OURS, "theirs": THEIRS, **chosen}.items():

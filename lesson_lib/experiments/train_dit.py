@@ -19,10 +19,10 @@ from lesson_lib import processes
 from lesson_lib.checkpoint import load_model, save_model
 from lesson_lib.data import OFFLINE, digits, hub, shapes
 from lesson_lib.dit import DiT, DiTConfig
-from lesson_lib.experiments.autoencoders import VAE_RECIPES, load_vae
+from lesson_lib.experiments.autoencoders import VAE_RECIPES, build_vae, load_vae
 from lesson_lib.noise import Diffusion
 from lesson_lib.train import TrainRecord, denoising_loss, fit
-from lesson_lib.vae import AutoencoderKL, VAEConfig
+from lesson_lib.vae import AutoencoderKL
 
 SMALL = ("shapes16", "latent8", "digits")  # the course's own sizes, beside the paper's S/8 to XL/2
 
@@ -162,10 +162,7 @@ def _autoencoder(name: str, device: torch.device) -> AutoencoderKL:
     if not Path(name).is_file():
         raise FileNotFoundError(f"--vae {name} is neither a file nor one of {', '.join(VAE_RECIPES)}")
 
-    def build(config: dict[str, Any]) -> AutoencoderKL:
-        return AutoencoderKL(VAEConfig(**{**config, "channel_mult": tuple(config["channel_mult"])}))
-
-    vae = load_model(name, build)
+    vae = load_model(name, build_vae)
     assert isinstance(vae, AutoencoderKL)
     return vae.requires_grad_(False).to(device)
 
