@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+Rotate = Callable[[Tensor], Tensor]
 
 
 def attention_map(query: Tensor, key: Tensor) -> Tensor:
@@ -41,7 +44,8 @@ class SelfAttention(nn.Module):
     """Let every token of a sequence attend to all tokens of the same sequence.
 
     x: (B, N, D). Returns (B, N, D). One linear layer gives queries, keys and values (in that order), another mixes the
-    heads. bias: of the first layer. Raises ValueError where D does not divide into num_heads.
+    heads. bias: of the first layer. rotate: turns queries and keys (B, h, N, d) by their places; lesson 8 makes such
+    functions, and until then there is none. Raises ValueError where D does not divide into num_heads.
     Source: ViT (arXiv 2010.11929, App. A); the layout of facebookresearch/DiT and timm.
     """
 
@@ -52,14 +56,16 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotate: Rotate | None = None) -> Tensor:
         query, key, value = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+        if rotate is not None:
+            query, key = rotate(query), rotate(key)
         return self.proj(rearrange(attend(query, key, value), "b h n d -> b n (h d)"))
 
-    def map(self, x: Tensor) -> Tensor:
+    def map(self, x: Tensor, rotate: Rotate | None = None) -> Tensor:
         """Return the attention map (B, h, N, N) of what forward would do with x: row n says whom token n asks."""
         query, key, _ = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
-        return attention_map(query, key)
+        return attention_map(query, key) if rotate is None else attention_map(rotate(query), rotate(key))
 
 
 class CrossAttention(nn.Module):

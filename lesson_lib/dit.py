@@ -12,10 +12,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from lesson_lib.attention import CrossAttention, SelfAttention, check_heads
+from lesson_lib.attention import CrossAttention, Rotate, SelfAttention, check_heads
 from lesson_lib.denoiser import zero_
 from lesson_lib.embed import LabelEmbedder, TimeEmbedder
-from lesson_lib.position import sin_cos_2d
+from lesson_lib.position import Ropes, check_kind, sin_cos_2d
 from lesson_lib.vit import EncoderBlock, Mlp, PatchEmbed, check_patches
 
 
@@ -58,8 +58,10 @@ class InContextBlock(EncoderBlock):
     def __init__(self, width: int, num_heads: int, mlp_ratio: float = 4.0, context_size: int = 0) -> None:
         super().__init__(width, num_heads, mlp_ratio, approximate="tanh")
 
-    def forward(self, x: Tensor, tokens: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        return super().forward(x)
+    def forward(  # type: ignore[override]
+        self, x: Tensor, tokens: Tensor | None = None, context: Tensor | None = None, rotate: Rotate | None = None
+    ) -> Tensor:
+        return super().forward(x, rotate)
 
 
 class CrossAttentionBlock(nn.Module):
@@ -75,8 +77,10 @@ class CrossAttentionBlock(nn.Module):
         self.norm2, self.cross_attn = nn.LayerNorm(width, eps=1e-6), CrossAttention(width, width, num_heads)
         self.norm3, self.mlp = nn.LayerNorm(width, eps=1e-6), Mlp(width, int(width * mlp_ratio), "tanh")
 
-    def forward(self, x: Tensor, tokens: Tensor, context: Tensor | None = None) -> Tensor:
-        x = x + self.attn(self.norm1(x))
+    def forward(
+        self, x: Tensor, tokens: Tensor, context: Tensor | None = None, rotate: Rotate | None = None
+    ) -> Tensor:  # fmt: skip
+        x = x + self.attn(self.norm1(x), rotate)
         x = x + self.cross_attn(self.norm2(x), tokens)
         return x + self.mlp(self.norm3(x))
 
@@ -94,9 +98,11 @@ class AdaLNBlock(nn.Module):
         self.norm2, self.mlp = plain_norm(width), Mlp(width, int(width * mlp_ratio), "tanh")
         self.adaLN_modulation = Modulation(width, 4)
 
-    def forward(self, x: Tensor, c: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, c: Tensor, context: Tensor | None = None, rotate: Rotate | None = None
+    ) -> Tensor:  # fmt: skip
         shift_msa, scale_msa, shift_mlp, scale_mlp = self.adaLN_modulation(c)
-        x = x + self.attn(modulate(self.norm1(x), shift_msa, scale_msa))
+        x = x + self.attn(modulate(self.norm1(x), shift_msa, scale_msa), rotate)
         return x + self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
 
 
@@ -113,9 +119,11 @@ class AdaLNZeroBlock(nn.Module):
         self.norm2, self.mlp = plain_norm(width), Mlp(width, int(width * mlp_ratio), "tanh")
         self.adaLN_modulation = Modulation(width, 6)
 
-    def forward(self, x: Tensor, c: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, c: Tensor, context: Tensor | None = None, rotate: Rotate | None = None
+    ) -> Tensor:  # fmt: skip
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c)
-        x = x + gate_msa[:, None] * self.attn(modulate(self.norm1(x), shift_msa, scale_msa))
+        x = x + gate_msa[:, None] * self.attn(modulate(self.norm1(x), shift_msa, scale_msa), rotate)
         return x + gate_mlp[:, None] * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
 
 
@@ -134,10 +142,10 @@ class AdaLNSingleBlock(nn.Module):
         self.norm2, self.mlp = plain_norm(width), Mlp(width, int(width * mlp_ratio), "tanh")
         self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width**0.5)
 
-    def forward(self, x: Tensor, shared: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, shared: Tensor, context: Tensor | None = None, rotate: Rotate | None = None) -> Tensor:
         six = self.scale_shift_table + rearrange(shared, "b (six d) -> b six d", six=6)
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = six.unbind(dim=1)
-        x = x + gate_msa[:, None] * self.attn(modulate(self.norm1(x), shift_msa, scale_msa))
+        x = x + gate_msa[:, None] * self.attn(modulate(self.norm1(x), shift_msa, scale_msa), rotate)
         if self.cross_attn is not None:
             x = x + self.cross_attn(x, context)
         return x + gate_mlp[:, None] * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
@@ -206,6 +214,8 @@ class DiTConfig:
     output channels; the second half chooses the variance of a DDPM step. num_classes: 0 for no classes.
     context_size: width of words to attend to (adaln-single only, as PixArt-α). start: of the blocks' modulation: "zero"
     (all six parts, DiT's code), "gates" (only the gates), "gaussian" (N(0, 0.001²)) or "xavier" (as all other layers).
+    positions: "sin-cos", DiT's fixed table, or from lesson 8 on "learned", "none", and rotations in every block,
+    "axial" or "mixed", with rope_base (see position.Ropes).
     Raises ValueError for settings that do not fit together.
     """
 
@@ -221,11 +231,15 @@ class DiTConfig:
     conditioning: str = "adaln-zero"
     context_size: int = 0
     start: str = "zero"
+    positions: str = "sin-cos"
+    rope_base: float | None = None
 
     def __post_init__(self) -> None:
         check_patches("DiTConfig", self.input_size, self.input_size, self.patch_size)
         check_heads(self.hidden_size, self.num_heads)
-        sin_cos_2d(1, 1, self.hidden_size)
+        check_kind("DiTConfig", self.positions)
+        if self.positions == "sin-cos":
+            sin_cos_2d(1, 1, self.hidden_size)
         if self.conditioning not in BLOCKS:
             raise ValueError(f"DiTConfig: conditioning is {self.conditioning!r}; it must be one of {', '.join(BLOCKS)}")
         if self.start not in STARTS:
@@ -288,8 +302,13 @@ class DiT(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config, self.num_classes, width = config, config.num_classes, config.hidden_size
+        self.height = self.width = config.input_size
         self.x_embedder = PatchEmbed(config.patch_size, config.in_channels, width)
-        self.pos_embed = nn.Parameter(sin_cos_2d(config.grid, config.grid, width)[None], requires_grad=False)
+        self.pos_embed = self._positions()
+        head_size, after = width // config.num_heads, 2 if config.conditioning == "in-context" else 0
+        self.ropes = Ropes(
+            config.positions, config.grid, config.depth, config.num_heads, head_size, config.rope_base, after=after
+        )
         self.t_embedder = TimeEmbedder(width)
         self.y_embedder = LabelEmbedder(config.num_classes, width) if config.num_classes else None
         self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width)) if self._single else None
@@ -304,6 +323,14 @@ class DiT(nn.Module):
     def _single(self) -> bool:
         return self.config.conditioning == "adaln-single"
 
+    def _positions(self) -> nn.Parameter:
+        """Return the table (1, N, D) that is added to the tokens: DiT's, a learned one, or zeros."""
+        grid, width = self.config.grid, self.config.hidden_size
+        if self.config.positions == "learned":
+            return nn.Parameter(0.02 * torch.randn(1, grid**2, width))
+        table = sin_cos_2d(grid, grid, width) if self.config.positions == "sin-cos" else torch.zeros(grid**2, width)
+        return nn.Parameter(table[None], requires_grad=False)
+
     def forward(
         self, x: Tensor, t: Tensor, labels: Tensor | None = None, context: Tensor | None = None
     ) -> Tensor:  # fmt: skip
@@ -313,7 +340,7 @@ class DiT(nn.Module):
         if self.y_embedder is not None:
             heard.append(self.y_embedder(labels))
         tokens = self.run_blocks(tokens, heard, context)
-        return unpatchify(self.final_layer(tokens, sum_of(heard)), self.config.patch_size, self.config.grid)
+        return unpatchify(self.final_layer(tokens, sum_of(heard)), self.config.patch_size, self.rows)
 
     def run_blocks(self, tokens: Tensor, heard: Sequence[Tensor], context: Tensor | None = None) -> Tensor:
         """Pass tokens (B, N, D) through all blocks, which are told what was heard, (B, D) each, in their own way."""
@@ -324,13 +351,18 @@ class DiT(nn.Module):
             condition = sum_of(heard) if self.t_block is None else self.t_block(sum_of(heard))
         if self.config.conditioning == "in-context":
             tokens = torch.cat([tokens, condition], dim=1)
-        for block in self.blocks:
-            tokens = block(tokens, condition, context)
+        for block, rotate in zip(self.blocks, self.ropes(tokens.device), strict=True):
+            tokens = block(tokens, condition, context, rotate)
         return tokens[:, :count]
+
+    @property
+    def rows(self) -> int:
+        """Rows of patches of a picture."""
+        return self.height // self.config.patch_size
 
     def _check(self, x: Tensor, t: Tensor, labels: Tensor | None, context: Tensor | None) -> None:
         config = self.config
-        expected = (config.in_channels, config.input_size, config.input_size)
+        expected = (config.in_channels, self.height, self.width)
         if x.ndim != 4 or tuple(x.shape[1:]) != expected:
             sides = ", ".join(map(str, expected))
             raise ValueError(f"DiT: expects pictures of shape (B, {sides}), got {tuple(x.shape)}")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lesson_lib import DATA
 from lesson_lib.data import digits
+from lesson_lib.shapes import BACKGROUND
 from lesson_lib.train import load_model
 
 JUDGE_FILE = DATA / "checkpoints" / "judge.safetensors"
@@ -324,6 +325,54 @@ def prompt_accuracy(images: Tensor, wanted: Tensor | Mapping[str, Tensor], judge
     Single objects: one object, of the right colour and shape. Two: both bound rightly and in the right relation.
     """
     return prompt_hits(images, wanted, judge)["all"].double().mean().item()
+
+
+def cut_objects(images: Tensor, least: int = 4) -> tuple[Tensor, Tensor]:
+    """Cut every separate object out of shapes pictures of any size, and lay each in the middle of an empty picture.
+
+    images: (N, 3, H, W) in [-1, 1]. An object is a connected set of at least `least` pixels that differ from the
+    background. One of up to 7 pixels is doubled, as a 16×16 picture would be for the judge; one of more than 14 is
+    scaled down to that. Returns the pictures (M, 3, 32, 32), and (M,) int64, the picture that each comes from.
+    """
+    from scipy import ndimage
+
+    paper = BACKGROUND / 127.5 - 1
+    found, owners = [images.new_empty(0, 3, 32, 32, device="cpu", dtype=torch.float32)], []
+    for number, image in enumerate(images.detach().cpu().float().clamp(-1, 1)):
+        marked = (image - paper).abs().amax(dim=0) > 0.4
+        regions, count = ndimage.label(marked.numpy(), structure=[[1, 1, 1]] * 3)
+        for region, (rows, columns) in zip(range(1, count + 1), ndimage.find_objects(regions), strict=True):
+            inside = torch.from_numpy(regions[rows, columns] == region)
+            if int(inside.sum()) < least:
+                continue
+            near = F.max_pool2d(inside[None, None].float(), 3, 1, 1)[0, 0] > 0  # smooth edges belong to the object
+            patch, longest = torch.where(near, image[:, rows, columns], torch.tensor(paper))[None], max(inside.shape)
+            if longest <= 7:
+                patch = F.interpolate(patch, scale_factor=2, mode="nearest")
+            elif longest > 14:
+                sides = [max(1, round(14 * length / longest)) for length in inside.shape]
+                patch = F.interpolate(patch, size=sides, mode="area")
+            height, width = patch.shape[2:]
+            top, left = (32 - height) // 2, (32 - width) // 2
+            picture = torch.full((1, 3, 32, 32), paper)
+            picture[..., top : top + height, left : left + width] = patch
+            found.append(picture)
+            owners.append(number)
+    return torch.cat(found), torch.tensor(owners, dtype=torch.int64)
+
+
+def count_objects(images: Tensor, labels: Tensor, judge: Judge) -> tuple[Tensor, Tensor]:
+    """Return how many objects each shapes picture of any size shows, and how many of them are the one asked for.
+
+    images: (N, 3, H, W) in [-1, 1]; labels: (N,) int64, colour · 4 + shape. Returns two (N,) int64. The judge reads
+    each object on a picture of its own (cut_objects), so it need not know the size.
+    """
+    pictures, owners = cut_objects(images)
+    total = torch.bincount(owners, minlength=len(images))
+    if not len(pictures):
+        return total, torch.zeros_like(total)
+    hits = prompt_hits(pictures, labels.cpu()[owners], judge, asked=("colour", "shape"))["all"]
+    return total, torch.bincount(owners[hits], minlength=len(images))
 
 
 @dataclass(frozen=True)

@@ -153,9 +153,10 @@ def fit(
     """Train a model on random batches, on the device where it lies; afterwards it holds its averaged weights.
 
     tensors: (N, ...) each, such as (images, labels); a batch takes the same rows of all, drawn with replacement.
-    loss: called with (model, batch, generator), returns a scalar. warmup: steps in which the learning rate rises to
-    lr, where it stays. clip: the largest norm of all gradients together; 0 for no limit. ema: decay of the average of
-    the weights; 0 to keep the last ones. checkpoint: a file written every `every` steps and at the end; with
+    loss: called with (model, batch, generator), returns a scalar. weight_decay: AdamW's, of all weights but those that
+    a module names in its attribute undecayed (the frequencies of MixedRope). warmup: steps in which the learning rate
+    rises to lr, where it stays. clip: the largest norm of all gradients together; 0 for no limit. ema: decay of the
+    average of the weights; 0 to keep the last ones. checkpoint: a file written every `every` steps and at the end; with
     resume=True an existing one is continued, bit for bit on a CPU. compile: None compiles long runs on a GPU (no other
     device compiles). Interrupting the cell ends the run after the current step, as if that had been the last.
     Under torchrun (processes.start_processes) all processes call fit with the same arguments and share each batch of
@@ -207,6 +208,14 @@ def fit(
             kept = f"saved to {checkpoint}; resume=True continues it" if run.saved_step else "not saved"
             print(f"Interrupted after {run.step} of {steps} steps: {kept}. The model holds what it has learned so far.")
         return run.finish(started, stop)
+
+
+def _decay_groups(model: nn.Module, weights: list[nn.Parameter]) -> list[dict[str, Any]]:
+    """Return the optimizer's groups: weights that decay, and those that a module names in its attribute undecayed."""
+    kept = {id(getattr(part, name)) for part in model.modules() for name in getattr(part, "undecayed", ())}
+    groups = [{"params": [weight for weight in weights if id(weight) not in kept]}]
+    spared = [weight for weight in weights if id(weight) in kept]
+    return [*groups, {"params": spared, "weight_decay": 0.0}] if spared else groups
 
 
 @dataclass(frozen=True)
@@ -290,8 +299,9 @@ class _Run:
         self.weights = list(self.named.values())
         self.average = [weight.detach().clone() for weight in self.weights] if recipe.ema else []
         self.optimizer = torch.optim.AdamW(
-            self.weights, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=self.device.type in ("cpu", "cuda")
-        )
+            _decay_groups(model, self.weights), lr=recipe.lr, weight_decay=recipe.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),
+        )  # fmt: skip
         self.generator = torch.Generator(self.device).manual_seed(recipe.seed)
         self.step = self.first_step = self.saved_step = 0
         self.seconds_before = 0.0

@@ -5,17 +5,18 @@ Read from the top: patches, the perceptron, one block, the sizes of the papers, 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lesson_lib.attention import SelfAttention, check_heads
-from lesson_lib.position import sin_cos_2d
+from lesson_lib.attention import Rotate, SelfAttention, check_heads
+from lesson_lib.position import Ropes, check_kind, fit_table, sin_cos_2d
 
-POSITIONS = ("learned", "sin-cos", "none")
 POOLS = ("cls", "mean")
 
 
@@ -82,7 +83,7 @@ class Mlp(nn.Module):
 class EncoderBlock(nn.Module):
     """Ask the other tokens, then think: two residual branches, each normalised first.
 
-    x: (B, N, D). Returns (B, N, D). Source: ViT (arXiv 2010.11929, Eqs. 2-3).
+    x: (B, N, D). Returns (B, N, D). rotate: the attention's. Source: ViT (arXiv 2010.11929, Eqs. 2-3).
     """
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float = 4.0, approximate: str = "none") -> None:
@@ -92,8 +93,8 @@ class EncoderBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width, int(width * mlp_ratio), approximate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
+    def forward(self, x: Tensor, rotate: Rotate | None = None) -> Tensor:
+        x = x + self.attn(self.norm1(x), rotate)
         return x + self.mlp(self.norm2(x))
 
 
@@ -102,7 +103,8 @@ class ViTConfig:
     """The choices that make one Vision Transformer.
 
     image_size: side of the square pictures. positions: "learned" (one free vector for each token), "sin-cos" (a fixed
-    table) or "none". pool: what the classifier reads, "cls" (an extra learned token) or "mean" (of all patches).
+    table) or "none"; from lesson 8 on also rotations in every block, "axial" or "mixed", with rope_base. pool: what the
+    classifier reads, "cls" (an extra learned token, which is not rotated) or "mean" (of all patches).
     Raises ValueError for settings that do not fit together.
     """
 
@@ -116,13 +118,14 @@ class ViTConfig:
     mlp_ratio: float = 4.0
     positions: str = "learned"
     pool: str = "cls"
+    rope_base: float | None = None
 
     def __post_init__(self) -> None:
         check_patches("ViTConfig", self.image_size, self.image_size, self.patch_size)
         check_heads(self.hidden_size, self.num_heads)
-        for name, value, known in (("positions", self.positions, POSITIONS), ("pool", self.pool, POOLS)):
-            if value not in known:
-                raise ValueError(f"ViTConfig: {name} is {value!r}; it must be one of {', '.join(known)}")
+        check_kind("ViTConfig", self.positions)
+        if self.pool not in POOLS:
+            raise ValueError(f"ViTConfig: pool is {self.pool!r}; it must be one of {', '.join(POOLS)}")
         if self.positions == "sin-cos":
             sin_cos_2d(1, 1, self.hidden_size)
 
@@ -179,9 +182,14 @@ class ViT(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config, width = config, config.hidden_size
+        self.height = self.width = config.image_size
         self.patch_embed = PatchEmbed(config.patch_size, config.in_channels, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.pool == "cls" else None
         self.pos_embed = self._positions()
+        head_size, before = width // config.num_heads, int(config.pool == "cls")
+        self.ropes = Ropes(
+            config.positions, config.grid, config.depth, config.num_heads, head_size, config.rope_base, before
+        )
         self.blocks = nn.ModuleList(
             EncoderBlock(width, config.num_heads, config.mlp_ratio) for _ in range(config.depth)
         )
@@ -191,7 +199,7 @@ class ViT(nn.Module):
     def _positions(self) -> nn.Parameter | None:
         """Return the table (1, N, D) that is added to the tokens, the class token's row first; sin-cos is frozen."""
         config, extra = self.config, int(self.config.pool == "cls")
-        if config.positions == "none":
+        if config.positions not in ("learned", "sin-cos"):
             return None
         if config.positions == "sin-cos":
             table = sin_cos_2d(config.grid, config.grid, config.hidden_size)
@@ -200,13 +208,13 @@ class ViT(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.embed(images)
-        for block in self.blocks:
-            x = block(x)
+        for block, rotate in zip(self.blocks, self.ropes(images.device), strict=True):
+            x = block(x, rotate)
         return self.head(self.pool(self.norm(x)))
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the sentence (B, N, D) the blocks read: patches with their places, a class token before them."""
-        expected = (self.config.in_channels, self.config.image_size, self.config.image_size)
+        expected = (self.config.in_channels, self.height, self.width)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             shape = ", ".join(map(str, expected))
             raise ValueError(f"ViT: expects pictures of shape (B, {shape}), got {tuple(images.shape)}")
@@ -223,8 +231,29 @@ class ViT(nn.Module):
     def attention_maps(self, images: Tensor) -> list[Tensor]:
         """Return whom every token asks, for each block: (B, h, N, N); rows sum to 1. A class token comes first in N."""
         x, found = self.embed(images), []
-        for block in self.blocks:
+        for block, rotate in zip(self.blocks, self.ropes(images.device), strict=True):
             assert isinstance(block, EncoderBlock)
-            found.append(block.attn.map(block.norm1(x)))
-            x = block(x)
+            found.append(block.attn.map(block.norm1(x), rotate))
+            x = block(x, rotate)
         return found
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def at_size(network: Network, height: int, width: int, stretch: str = "extend") -> Network:
+    """Return a copy of a ViT or a DiT for pictures of height × width pixels, its positions going on as stretch says.
+
+    stretch: one of position.STRETCHES; what it does to a table says position.fit_table, to rotations grid_coordinates.
+    Raises ValueError where the patches do not fit, or the positions cannot go on in that way.
+    """
+    model: Any = copy.deepcopy(network)
+    size = model.config.patch_size
+    check_patches("at_size", height, width, size)
+    place = (model.config.grid, height // size, width // size, stretch)
+    model.height, model.width = height, width
+    model.ropes.place(*place)
+    if model.pos_embed is not None:
+        table = fit_table(model.pos_embed.detach(), model.config.positions, *place, before=model.ropes.extra[0])
+        model.pos_embed = nn.Parameter(table, requires_grad=model.pos_embed.requires_grad)
+    return model

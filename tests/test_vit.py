@@ -69,7 +69,7 @@ def test_all_places_of_a_grid_differ():
         (lambda: check_patches("x", 8, 8, 0), "at least 1"),
         (lambda: replace(SMALL, patch_size=5), "do not divide into patches of 5"),
         (lambda: replace(SMALL, num_heads=5), "does not divide into 5 heads"),
-        (lambda: replace(SMALL, positions="rope"), "learned, sin-cos, none"),
+        (lambda: replace(SMALL, positions="rope"), "none, learned, sin-cos, axial, mixed"),
         (lambda: replace(SMALL, pool="max"), "cls, mean"),
         (lambda: replace(SMALL, positions="sin-cos", hidden_size=30), "28 and 32 fit"),
         (lambda: ViT(SMALL)(torch.zeros(1, 3, 12, 12)), r"\(B, 2, 12, 12\), got \(1, 3, 12, 12\)"),

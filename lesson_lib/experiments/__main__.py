@@ -26,6 +26,7 @@ EXPERIMENTS = (
     "dit_grid",
     "unet_dit",
     "adaln",
+    "rope",
 )  # in the order of the lessons
 
 

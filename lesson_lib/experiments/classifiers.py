@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from lesson_lib.experiments.run import Experiment, folder_for
 from lesson_lib.results import proportion_interval
 from lesson_lib.setup import Budget
 from lesson_lib.train import TrainRecord, classification_loss, fit, load_model, save_model
-from lesson_lib.vit import ViT, ViTConfig
+from lesson_lib.vit import ViT, ViTConfig, at_size
 
 SIZES = (50, 100, 200, 400, 800, 1397)
 
@@ -167,6 +168,59 @@ def measure_data(variant: str, seed: int, settings: dict[str, Any], budget: Budg
     return {"accuracy": found}
 
 
+# Positions of a classifier that meets another size: the words of the record → (positions, stretch).
+READERS = {
+    "none": ("none", "extend"),
+    "learned, resized": ("learned", "interpolate"),
+    "sin-cos, extended": ("sin-cos", "extend"),
+    "sin-cos, interpolated": ("sin-cos", "interpolate"),
+    "axial, extended": ("axial", "extend"),
+    "axial, interpolated": ("axial", "interpolate"),
+    "mixed, extended": ("mixed", "extend"),
+    "mixed, interpolated": ("mixed", "interpolate"),
+}
+READ_AT = (12, 16, 20, 24, 32)  # pixels; trained at 16, a grid of 8 × 8 patches
+
+
+def resolution_settings(budget: Budget) -> dict[str, Any]:
+    """Return what a repetition must set."""
+    return settings(budget) | {
+        "data": "scikit-learn's digits, 1,397 to train on and 400 held out, scaled bilinearly, trained at 16×16",
+        "vit": "ViTConfig.digits with pictures of 16×16, 64 patches of 2×2, mean pooling",
+        "steps": budget.choose(smoke=4, laptop=300, gpu=2000),
+    }
+
+
+@cache
+def reader(kind: str, seed: int, steps: int, budget: Budget) -> ViT:
+    """Train a ViT with one kind of positions on all training digits, at 16×16."""
+    chosen, known = resolution_settings(budget), digits("train")
+    torch.manual_seed(seed)
+    model = ViT(replace(ViTConfig.digits(), image_size=16, positions=kind, pool="mean")).to(budget.device)
+    fit(
+        model, (scaled(known.images, 16).to(budget.device), known.labels.to(budget.device)), classification_loss,
+        steps=steps, batch_size=chosen["batch_size"], lr=chosen["lr"], weight_decay=chosen["weight_decay"], warmup=50,
+        cooldown=steps // 2, ema=0.99, seed=seed, progress=False,
+    )  # fmt: skip
+    return model.eval()
+
+
+def scaled(images: Tensor, side: int) -> Tensor:
+    """Return pictures (N, C, side, side), scaled bilinearly: the same digit in more pixels or fewer."""
+    return F.interpolate(images, size=(side, side), mode="bilinear")
+
+
+def measure_resolution(variant: str, seed: int, settings: dict[str, Any], budget: Budget) -> dict[str, Any]:
+    """Read the held-out digits at every size of READ_AT."""
+    kind, stretch = READERS[variant]
+    model, held_out = reader(kind, seed, settings["steps"], budget), digits("test")
+    number, found = settings["held_out"], []
+    for side in READ_AT:
+        images = scaled(held_out.images[:number], side)
+        found.append(right(at_size(model, side, side, stretch), images, held_out.labels[:number]) / number)
+    return {"accuracy": found}
+
+
 METRICS = {"accuracy": "share of held-out digits whose class is read; higher is better"}
 SOURCES = (attention, data, position, train, vit)
 EXPERIMENTS = (
@@ -177,5 +231,9 @@ EXPERIMENTS = (
     Experiment(
         "data_efficiency", "How many pictures does a ViT need, and a convolutional network?", ("convolutional", "ViT"),
         METRICS, settings, measure_data, SOURCES, x=("training pictures", [float(size) for size in SIZES]),
+    ),
+    Experiment(
+        "vit_resolution", "A ViT that learned to read at one size reads at another", tuple(READERS), METRICS,
+        resolution_settings, measure_resolution, SOURCES, x=("side in pixels", [float(side) for side in READ_AT]),
     ),
 )  # fmt: skip

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lesson_lib import attention, dit, embed, flow, guidance, position, samplers, shapes, train, unet, vit
+from lesson_lib import ROOT, attention, dit, embed, flow, guidance, position, samplers, shapes, train, unet, vit
 from lesson_lib.data import shapes as draw_shapes
 from lesson_lib.dit import DiT, DiTConfig
 from lesson_lib.evaluate import JUDGE_FILE, count_macs, fd_judge, load_judge, prompt_accuracy, trained_parameters
 from lesson_lib.experiments.run import Experiment
 from lesson_lib.flow import RectifiedFlow
 from lesson_lib.guidance import Guided
+from lesson_lib.results import sources_sha256
 from lesson_lib.samplers import euler
 from lesson_lib.setup import Budget
 from lesson_lib.train import denoising_loss, fit
@@ -27,6 +26,7 @@ from lesson_lib.unet import UNet, UNetConfig
 Config = DiTConfig | UNetConfig
 
 SOURCES = (attention, dit, embed, flow, guidance, position, samplers, shapes, train, unet, vit)
+NETWORKS = ROOT / "build" / "experiments" / "networks"
 SAMPLING_STEPS = 12
 METRICS = {
     "fd_judge": "Fréchet distance to held-out pictures on the judge's 64 features; lower is better",
@@ -89,27 +89,43 @@ def outcome(config: Config, seed: int, shares: tuple[float, ...], budget: Budget
     """Train one network and measure it after each share of the steps: metric → list, one entry for each share.
 
     The seed fixes the weights and the batches, so that variants are paired. A configuration that stands in several
-    experiments is trained once. Each stage continues the one before through a file, as an interrupted run would.
+    experiments is trained once.
     """
     chosen = settings(budget, laptop_steps)
+    found: dict[str, list[float]] = {name: [] for name in METRICS}
+    price = cost(config)
+    for number in range(len(shares)):
+        model = trained(config, seed, shares[: number + 1], budget, laptop_steps)
+        measured = quality(model, seed, chosen, budget) | price
+        for name, value in measured.items():
+            found[name].append(value)
+    return found
+
+
+def trained(config: Config, seed: int, shares: tuple[float, ...], budget: Budget, laptop_steps: int) -> DiT | UNet:
+    """Train a network for the last of some shares of the steps, or load it where that was done before.
+
+    Each share continues the one before it, as an interrupted run would, and leaves a file in build/experiments/networks
+    in place of that one's, named after all that decides the outcome: several experiments can measure one network.
+    """
+    chosen = settings(budget, laptop_steps)
+    recipe = {name: chosen[name] for name in ("data", "batch_size", "lr", "warmup", "ema", "times")}
+    told = repr((config, seed, recipe, budget.device.type, sources_sha256(*SOURCES)))
+    name = hashlib.sha256(told.encode()).hexdigest()[:16]
+    files = [NETWORKS / f"{name}-{max(1, round(share * chosen['steps']))}.safetensors" for share in shares]
+    NETWORKS.mkdir(parents=True, exist_ok=True)
+    if len(files) > 1 and files[-2].exists() and not files[-1].exists():
+        files[-2].rename(files[-1])
     data = draw_shapes(8000, size=16, seed=3, device=budget.device)
     torch.manual_seed(seed)
     model = build(config).to(budget.device)
-    loss = denoising_loss(RectifiedFlow(time=chosen["times"]), label_dropout=0.1)
-    found: dict[str, list[float]] = {name: [] for name in METRICS}
-    price = cost(config)
-    with tempfile.TemporaryDirectory() as folder:
-        for share in shares:
-            steps = max(1, round(share * chosen["steps"]))
-            fit(
-                model, (data.images, data.labels), loss, steps=steps, batch_size=chosen["batch_size"], lr=chosen["lr"],
-                warmup=chosen["warmup"], ema=chosen["ema"], seed=seed, progress=False,
-                checkpoint=Path(folder) / "run.safetensors", every=10**9, resume=True,
-            )  # fmt: skip
-            measured = quality(model.eval(), seed, chosen, budget) | price
-            for name, value in measured.items():
-                found[name].append(value)
-    return found
+    fit(
+        model, (data.images, data.labels), denoising_loss(RectifiedFlow(time=chosen["times"]), label_dropout=0.1),
+        steps=max(1, round(shares[-1] * chosen["steps"])), batch_size=chosen["batch_size"], lr=chosen["lr"],
+        warmup=chosen["warmup"], ema=chosen["ema"], seed=seed, progress=False, checkpoint=files[-1], every=10**9,
+        resume=True,
+    )  # fmt: skip
+    return model.eval()
 
 
 def experiment(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ class Recipe:
     """One shipped denoiser: its data, what it predicts ("flow" or "eps"), its size and how long it learns.
 
     data: a key of DATA_SETS. A U-Net or a DiT is named by its preset (unet, dit); a ConvDenoiser has width, depth and
-    patch_size. cooldown: the share of the steps, at the end, in which the learning rate falls to 0.
+    patch_size. positions: of a DiT, where they are not its preset's. cooldown: the share of the steps, at the end, in
+    which the learning rate falls to 0.
     """
 
     data: str
@@ -45,6 +46,7 @@ class Recipe:
     patch_size: int = 0
     unet: str = ""
     dit: str = ""
+    positions: str = ""
     lr: float = 2e-3
     batch_size: int = 64
     cooldown: float = 0.0
@@ -78,6 +80,9 @@ RECIPES = {
     "dit-fashion": Recipe("fashion-latents", "flow", steps=5000, dit="latent8", batch_size=32, cooldown=0.3),
 }
 
+for kind in ("none", "learned", "axial", "mixed"):
+    RECIPES[f"dit-shapes-{kind}"] = replace(RECIPES["dit-shapes"], positions=kind)
+
 # In an order in which they can be trained: latents need their autoencoder, and dit-fashion is judged by vit-fashion.
 ALL = (*VAE_RECIPES, *VIT_RECIPES, *RECIPES)
 
@@ -95,7 +100,8 @@ def build(config: dict[str, Any]) -> Denoiser:
     if config.get("unet"):
         return UNet(getattr(UNetConfig, config["unet"])())
     if config.get("dit"):
-        return DiT(getattr(DiTConfig, config["dit"])())
+        preset: DiTConfig = getattr(DiTConfig, config["dit"])()
+        return DiT(replace(preset, positions=config.get("positions") or preset.positions))
     data = DATA_SETS[config["data"]]
     size = {name: config[name] for name in ("patch_size", "width", "depth")}
     return ConvDenoiser(data.shape[0], num_classes=data.classes, **size)
