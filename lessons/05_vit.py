@@ -244,7 +244,7 @@ plot.lines(depths, sharpest, **labels, logx=True, alt=alt)
 # Four heads, four answers: one may ask along a stroke while another asks where the paper is empty. Each head has its own $Q$, $K$ and $V$ of $d = D / h$ numbers and its own map. What a token takes home is $AV$, the asked tokens' values in the proportions of its row; a last layer mixes what the heads brought.
 #
 # **Your turn.** `self.qkv` gives $3D$ numbers for each token: the queries of all heads, then all keys, then all values. Split, let `attend` do the rest (your map times the values; on a GPU a fused kernel that never stores the map), put the heads side by side again, and end with `self.proj`. `map`, further down in the class, needs the same
-# split.
+# split; `rotate` is None until lesson 8.
 #
 # The check's cell asks the skeleton, then changes the order of a sentence and looks at the result.
 

@@ -284,7 +284,7 @@ ask("6 a last layer of zeros", say=show)
 # the block.
 #
 # **Your turn.** After `_check`: tokens from `self.x_embedder` plus `self.pos_embed`; a list of what is heard, the time, then the class where `self.y_embedder` is not `None`; `self.run_blocks(tokens, heard, context)`; `self.final_layer` with `sum_of(heard)`; back to a picture with the configuration's `patch_size` and
-# `grid`.
+# `self.rows`, the rows of patches.
 #
 # The check's cell puts the shipped weights into your network, then compares the library with diffusers: tiny networks, every tensor random, weights moved across.
 
@@ -302,7 +302,7 @@ print("the library against diffusers:", parity("dit"))
 
 # %% [markdown] hints="dit.DiT.forward"
 # idea: the skeleton again: place, condition, blocks, answer.
-# pseudo-code: tokens = x_embedder(x) + pos_embed; heard = [t_embedder(t)], and y_embedder(labels) where there is one; tokens = run_blocks(tokens, heard, context); unpatchify(final_layer(tokens, sum_of(heard)), patch_size, grid).
+# pseudo-code: tokens = x_embedder(x) + pos_embed; heard = [t_embedder(t)], and y_embedder(labels) where there is one; tokens = run_blocks(tokens, heard, context); unpatchify(final_layer(tokens, sum_of(heard)), patch_size, rows).
 # most common error: adding the class inside `heard[0]`. The sum is the same, but blocks that take time and class as two tokens get one.
 
 # %% [markdown]

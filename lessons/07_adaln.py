@@ -344,7 +344,7 @@ from lesson_lib.dit import initialise
 # | `"adaln"`, `"adaln-zero"` | their sum $c$, `(B, D)` | stays |
 # | `"adaln-single"` | `self.t_block` of the sum, `(B, 6D)` | stays |
 #
-# **Your turn.** `tokens` is `(B, N, D)`, `heard` a list of one or two `(B, D)`. Prepare the condition once, call every block as `block(tokens, condition, context)`, and return the `N` *patches*: the final layer has no use for the two words. `sum_of(heard)` adds up.
+# **Your turn.** `tokens` is `(B, N, D)`, `heard` a list of one or two `(B, D)`. Prepare the condition once, call every block as `block(tokens, condition, context)` (the library also hands on `self.ropes`: nothing, until lesson 8), and return the `N` *patches*: the final layer has no use for the two words. `sum_of(heard)` adds up.
 #
 # The check's cell gives your DiT the shipped weights, compares the library with diffusers (whose time frequencies and one epsilon are others than the paper's code has), and asks the skeleton a last time.
 

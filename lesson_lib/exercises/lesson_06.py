@@ -608,7 +608,7 @@ FORWARD = Exercise(
             "pixels for patches",
             _pixels_for_patches,
             "The last argument of unpatchify counts patches from top to bottom, and you give the pixels: "
-            "self.config.grid, not input_size.",
+            "self.rows, not input_size.",
         ),
         Mistake(
             "half the answer",
