@@ -143,6 +143,35 @@ def dit() -> None:
         _compete(ours.to(device), theirs.to(device), our_inputs, their_inputs)
 
 
+def rope() -> None:
+    """Print what rotations cost: networks with them beside one with a table, and our rotation beside diffusers'."""
+    from lesson_lib.dit import DiT, DiTConfig
+    from lesson_lib.official.dit import matching_inputs
+    from lesson_lib.official.vit import randomise_trained
+    from lesson_lib.position import ROTARY, AxialRope, grid_coordinates, joint_coordinates
+    from lesson_lib.setup import pick_device
+
+    device, generator = pick_device(), torch.Generator().manual_seed(0)
+    learner = DiTConfig.shapes16()
+    for config in (learner, replace(learner, input_size=32)):
+        given, _ = matching_inputs(config, 32 if device.type == "cpu" else 2048, generator)
+        inputs, side = {key: value.to(device) for key, value in given.items()}, config.input_size
+        table = randomise_trained(DiT(config), generator).to(device)
+        for kind in ROTARY:
+            turning = randomise_trained(DiT(replace(config, positions=kind)), generator).to(device)
+            print(f"learner's DiT, ours with {kind} rotations, {len(inputs['x'])} maps of {side}×{side}")
+            _compete(turning, table, inputs, inputs, "with a table")
+
+    for name, axes, places, heads, batch in (
+        ("FLUX.1's shapes", (16, 56, 56), joint_coordinates(512, 16, 16, "origin"), 24, (1, 16)),
+        ("learner's DiT", (16, 16), grid_coordinates(4, 4), 4, (32, 2048)),
+    ):
+        shape = (batch[device.type != "cpu"], len(places), heads, sum(axes))
+        queries_and_keys = [torch.randn(shape, generator=generator).to(device).requires_grad_() for _ in range(2)]
+        print(f"{name}, queries and keys of {shape[0]} × {shape[1]} tokens, {heads} heads of {shape[3]}")
+        print(f"  forward and backward: {_race_rotations(AxialRope(axes)(places.to(device)), queries_and_keys)}")
+
+
 def speedrun() -> None:
     """Race our DiT and diffusers' U-Net, each trained in its own way, until 90 % of the samples are as asked."""
     from lesson_lib.experiments.speedrun import run
@@ -241,6 +270,23 @@ def _training_step(model: nn.Module, inputs: dict[str, Any]) -> Callable[[], Non
     return step
 
 
+def _race_rotations(rotation: Any, given: list[Tensor]) -> Race:
+    """Race our rotation and diffusers' with the same tables, each forward and backward; given are (B, N, h, d)."""
+    from diffusers.models.embeddings import apply_rotary_emb
+
+    apply: Any = apply_rotary_emb
+
+    def ours() -> tuple[Tensor, ...]:
+        turned = [rotation(x.transpose(1, 2)) for x in given]
+        return torch.autograd.grad(turned, given, turned)
+
+    def theirs() -> tuple[Tensor, ...]:
+        turned = [apply(x, (rotation.cos, rotation.sin), sequence_dim=1).transpose(1, 2) for x in given]
+        return torch.autograd.grad(turned, given, turned)
+
+    return race(ours, theirs)
+
+
 def _prediction(output: Any) -> Tensor:
     """Ours returns a tensor, or several of which the first counts; a rival's an object that holds it."""
     return getattr(output, "sample", output if isinstance(output, Tensor) else output[0])
@@ -270,6 +316,7 @@ BENCHMARKS = {
     "vae": vae,
     "vit": vit,
     "dit": dit,
+    "rope": rope,
     "speedrun": speedrun,
 }
 

@@ -69,6 +69,26 @@ def test_both_networks_of_a_race_give_the_same(name, monkeypatch, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+def test_rotations_race_a_table_and_diffusers_with_the_same_work(monkeypatch, capsys):
+    pytest.importorskip("diffusers")
+    networks = []
+
+    def compare(ours, theirs, our_inputs, their_inputs, rival="diffusers"):
+        assert our_inputs is their_inputs
+        networks.append((ours.config.positions, theirs.config.positions, len(our_inputs["x"]), rival))
+
+    def race(ours, theirs):
+        for one, other in zip(ours(), theirs(), strict=True):
+            assert (one - other).abs().max() <= 1e-5
+        return "raced"
+
+    monkeypatch.setattr(bench, "_compete", compare)
+    monkeypatch.setattr(bench, "race", race)
+    assert bench.main(["rope"]) == 0
+    assert networks == [(kind, "sin-cos", 32, "with a table") for kind in ("axial", "mixed")] * 2
+    assert capsys.readouterr().out.count("forward and backward: raced") == 2
+
+
 def test_the_command_takes_several_names_in_order(monkeypatch):
     done = []
     for name in bench.BENCHMARKS:

@@ -20,6 +20,8 @@ COMPARISONS = {
     "vit": ("transformers", "vit", "compare_vit"),
     "dit": ("diffusers", "dit", "compare_dit"),
     "pixart": ("diffusers", "dit", "compare_pixart"),
+    "rope": ("diffusers", "rope", "compare_rope"),
+    "rope-llama": ("transformers", "rope", "compare_rope_llama"),
 }
 # key → the differences that lie in the public implementation, whatever the weights, and are explained where it is built
 KNOWN = {"dit": ("as shipped", "frequencies fixed")}
