@@ -237,16 +237,20 @@ class Rotation:
         """Make the rotation by angles (..., N, d / 2), in radians. Raises ValueError for an unknown pairing."""
         if pairing not in PAIRINGS:
             raise ValueError(f"Rotation: pairing is {pairing!r}; it must be one of {', '.join(PAIRINGS)}")
-        twice = torch.cat([angles, angles], -1) if pairing == "half-split" else angles.repeat_interleave(2, dim=-1)
-        return cls(twice.cos().float(), twice.sin().float(), pairing)
+        cos, sin = angles.cos().float(), angles.sin().float()
+        if pairing == "half-split":
+            return cls(torch.cat([cos, cos], dim=-1), torch.cat([sin, sin], dim=-1), pairing)
+        return cls(cos.repeat_interleave(2, dim=-1), sin.repeat_interleave(2, dim=-1), pairing)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if x.shape[-2:] != self.cos.shape[-2:]:
+        if x.ndim < 3 or x.shape[-2:] != self.cos.shape[-2:]:
             raise ValueError(
-                f"Rotation: made for {self.cos.shape[-2]} tokens of {self.cos.shape[-1]} channels a head, called with "
-                f"{x.shape[-2]} of {x.shape[-1]}"
+                f"Rotation: made for {self.cos.shape[-2]} tokens of {self.cos.shape[-1]} channels in each head, called "
+                f"with a tensor of shape {tuple(x.shape)}; expected (B, h, {', '.join(map(str, self.cos.shape[-2:]))})"
             )
-        return (x * self.cos + quarter_turn(x, self.pairing) * self.sin).to(x.dtype)
+        tables = (table[:, None] if table.ndim == 2 else table.transpose(-3, -2) for table in (self.cos, self.sin))
+        x, (cos, sin) = x.transpose(-3, -2), tables  # in the order in which a linear layer leaves heads in memory
+        return torch.addcmul(x * cos, quarter_turn(x, self.pairing), sin).to(x.dtype).transpose(-3, -2)
 
 
 # --- coordinates: where patches and words stand ---------------------------------------------------------------------
@@ -372,7 +376,7 @@ def mixed_frequencies(directions: Tensor, head_size: int, base: float = 10.0) ->
     directions: (h,) in radians, drawn uniformly from a full turn; 0 everywhere is axial. Both halves have the lengths
     rope_frequencies(head_size / 2, base). Returns (2, h, head_size / 2) float32 for (row, column).
     Raises ValueError where head_size does not divide by 4.
-    Source: naver-ai/rope-vit, models/vit_rope.py, init_random_2d_freqs.
+    Source: naver-ai/rope-vit, models/vit_rope.py, init_random_2d_freqs (column first there).
     """
     if head_size % 4:
         raise ValueError(f"mixed_frequencies: head_size is {head_size}; two halves of pairs need a multiple of 4")
@@ -461,6 +465,11 @@ class Ropes(nn.ModuleList):
             return [None] * self.depth
         height, width, trained, stretch = self.where
         coordinates = grid_coordinates(*self.where, *self.extra, device)
+        if self.kind == "mixed":  # the heads of all layers at once, which is faster than one layer at a time
+            freqs = torch.cat([rope.get_parameter("freqs").float() for rope in self], dim=1)
+            tables = Rotation.of(mixed_angles(coordinates, freqs))
+            parts = (table.chunk(self.depth) for table in (tables.cos, tables.sin))
+            return [Rotation(cos, sin) for cos, sin in zip(*parts, strict=True)]
         longer = max(height, width) / trained if stretch == "ntk" else 1.0
         return [rope(coordinates, longer) for rope in self]
 

@@ -22,6 +22,8 @@ from lesson_lib.evaluate import (
     balls_around,
     class_accuracy,
     count_macs,
+    count_objects,
+    cut_objects,
     digit_judge,
     fd_judge,
     frechet_distance,
@@ -33,6 +35,7 @@ from lesson_lib.evaluate import (
 )
 from lesson_lib.experiments.judge import accuracies, augment, run, targets_of
 from lesson_lib.setup import Budget
+from lesson_lib.shapes import BACKGROUND
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -281,6 +284,116 @@ class TestPromptAccuracy:
             prompt_accuracy(scenes.images, scenes.labels[:4], judge)
         with pytest.raises(ValueError, match="has none of count, colour, shape, relation; it has place"):
             prompt_accuracy(scenes.images, {"place": scenes.attributes["place"]}, judge)
+
+
+PAPER = BACKGROUND / 127.5 - 1
+RED, BLUE = torch.tensor([0.7, -0.7, -0.7]), torch.tensor([-0.7, -0.3, 0.8])
+
+
+def paper(height: int, width: int) -> torch.Tensor:
+    return torch.full((1, 3, height, width), PAPER)
+
+
+def box(images: torch.Tensor, top: int, left: int, height: int, width: int, colour: torch.Tensor = RED) -> torch.Tensor:
+    images[0, :, top : top + height, left : left + width] = colour[:, None, None]
+    return images
+
+
+def frame(picture: torch.Tensor) -> tuple[int, int, int, int]:
+    """Return top, left, height and width of what is no paper."""
+    marked = ((picture - PAPER).abs() > 1e-3).any(dim=0)
+    rows, columns = (marked.any(dim=1 - axis).nonzero().flatten() for axis in (0, 1))
+    return int(rows[0]), int(columns[0]), len(rows), len(columns)
+
+
+class TestObjects:
+    @pytest.mark.parametrize(("size", "scale"), [(16, 1), (32, 1), (16, 2), (32, 2)])
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_counts_and_reads_what_was_drawn_at_any_size(self, judge, size, scale, count):
+        scenes = shapes(100, size=size, objects=count, seed=92)
+        total, right = count_objects(F.interpolate(scenes.images, scale_factor=scale), scenes.labels, judge)
+        assert torch.equal(total, torch.full((100,), count))
+        classes = (4 * scenes.attributes["colour"] + scenes.attributes["shape"])[:, :count]
+        wanted = (classes == scenes.labels[:, None]).sum(dim=1)
+        assert (right == wanted).float().mean() > 0.96
+
+    def test_counts_those_of_the_class_that_was_asked_for(self, judge):
+        """A picture of 40×64 pixels with four objects, one or two of them the one that is asked for."""
+        scenes = shapes(40, size=16, seed=93)
+        asked, colours = scenes.labels[0], scenes.labels // 4
+        alike = ((scenes.labels != asked) & (colours == colours[0])).nonzero()[:1, 0]  # the colour alone is not enough
+        other = torch.cat([alike, (colours != colours[0]).nonzero()[:2, 0]])
+        images = paper(40, 64).repeat(2, 1, 1, 1)
+        places = ((1, 1), (1, 44), (22, 3), (20, 40))
+        for number, parts in enumerate(([0, *other], [0, other[0], 0, other[1]])):
+            for (top, left), part in zip(places, parts, strict=True):
+                images[number, :, top : top + 16, left : left + 16] = scenes.images[part]
+        total, right = count_objects(images, asked.expand(2), judge)
+        assert total.tolist() == [4, 4]
+        assert right.tolist() == [1, 2]
+
+    def test_pictures_without_objects_count_nothing(self, judge):
+        one, none = box(paper(20, 24), 4, 4, 6, 6), paper(20, 24)
+        total, right = count_objects(torch.cat([none, one, none]), torch.zeros(3, dtype=torch.int64), judge)
+        assert total.tolist() == [0, 1, 0]
+        assert right.tolist()[::2] == [0, 0]
+        for images in (none, none[:0]):
+            pictures, owners = cut_objects(images)
+            assert pictures.shape == (0, 3, 32, 32)
+            assert owners.shape == (0,)
+            found = count_objects(images, torch.zeros(len(images), dtype=torch.int64), judge)
+            assert [part.tolist() for part in found] == [[0] * len(images)] * 2
+
+    @pytest.mark.parametrize(
+        ("side", "wanted"), [((3, 4), (6, 8)), ((7, 7), (14, 14)), ((8, 5), (8, 5)), ((14, 14), (14, 14)),
+                             ((20, 20), (14, 14)), ((10, 20), (7, 14)), ((30, 1), (14, 1))],
+    )  # fmt: skip
+    def test_small_objects_are_doubled_and_large_ones_scaled_down(self, side, wanted):
+        pictures, owners = cut_objects(box(paper(32, 40), 1, 2, *side))
+        assert owners.tolist() == [0]
+        top, left, height, width = frame(pictures[0])
+        assert (height, width) == wanted
+        assert (top, left) == ((32 - height) // 2, (32 - width) // 2)
+        inside = pictures[0, :, top : top + height, left : left + width]
+        torch.testing.assert_close(inside, RED[:, None, None].expand_as(inside))
+
+    def test_owners_say_which_picture_and_specks_are_no_objects(self):
+        first = box(box(paper(24, 24), 1, 1, 8, 8), 15, 15, 8, 8, BLUE)
+        second = box(box(paper(24, 24), 2, 2, 1, 3), 10, 10, 9, 9, BLUE)
+        pictures, owners = cut_objects(torch.cat([first, paper(24, 24), second]))
+        assert owners.tolist() == [0, 0, 2]
+        for picture, colour in zip(pictures, (RED, BLUE, BLUE), strict=True):
+            torch.testing.assert_close(picture[:, 16, 16], colour)
+        assert cut_objects(box(paper(24, 24), 2, 2, 2, 2))[1].tolist() == [0]
+        assert cut_objects(second, least=3)[1].tolist() == [0, 0]
+        assert cut_objects(second, least=82)[1].tolist() == []
+
+    def test_pixels_that_touch_at_a_corner_are_one_object(self):
+        images = box(box(paper(24, 24), 4, 4, 4, 4), 8, 8, 4, 4)
+        assert cut_objects(images)[1].tolist() == [0]
+        assert cut_objects(box(images, 14, 14, 4, 4))[1].tolist() == [0, 0]
+
+    def test_a_cut_holds_its_object_and_edge_and_nothing_of_a_neighbour(self):
+        """An angle of red around a blue square: both lie in the angle's frame, and a pale edge beside each."""
+        pale = torch.full((3,), PAPER - 0.3)
+        images = box(box(paper(24, 24), 4, 4, 12, 2), 14, 4, 2, 12)
+        box(images, 13, 6, 1, 10, pale)
+        box(images, 5, 9, 5, 5, BLUE)
+        box(images, 10, 9, 1, 5, pale)
+        pictures, owners = cut_objects(images)
+        assert owners.tolist() == [0, 0]
+        wanted = paper(24, 24)
+        box(box(box(wanted, 4, 4, 12, 2), 14, 4, 2, 12), 13, 6, 1, 10, pale)
+        torch.testing.assert_close(pictures[0, :, 10:22, 10:22], wanted[0, :, 4:16, 4:16])
+        assert not (pictures[0] == BLUE[:, None, None]).all(dim=0).any()
+        assert frame(pictures[1])[2:] == (10, 10)
+
+    def test_values_outside_are_clamped_and_the_argument_is_left_as_it_is(self):
+        images = box(paper(24, 24), 4, 4, 8, 8, 3 * RED)
+        before = images.clone()
+        pictures, _ = cut_objects(images)
+        assert pictures.abs().max() <= 1
+        assert torch.equal(images, before)
 
 
 class TestDigits:

@@ -3,14 +3,17 @@
 import hashlib
 import importlib
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from lesson_lib import results
-from lesson_lib.data import digits
-from lesson_lib.experiments import autoencoders, classifiers, dit_grid, shipped
+from lesson_lib import results, train
+from lesson_lib.data import digits, shapes
+from lesson_lib.dit import DiTConfig
+from lesson_lib.experiments import autoencoders, classifiers, dit_grid, dit_training, rope, shipped
 from lesson_lib.experiments.__main__ import EXPERIMENTS, main
 from lesson_lib.experiments.autoencoders import reconstruction_quality
 from lesson_lib.experiments.run import Experiment, run
@@ -20,13 +23,27 @@ from lesson_lib.setup import Budget
 
 SMOKE = Budget("smoke", torch.device("cpu"))
 ALL = {e.name: e for name in EXPERIMENTS for e in importlib.import_module(f"lesson_lib.experiments.{name}").EXPERIMENTS}
+TINY = replace(DiTConfig.shapes16(), hidden_size=16, depth=1, num_heads=2)
+
+
+@pytest.fixture(autouse=True)
+def networks(tmp_path, monkeypatch):
+    """Return the folder of this test's trained networks: none is there before it, and none stays in build/."""
+    folder = tmp_path / "networks"
+    monkeypatch.setattr(dit_training, "NETWORKS", folder)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)  # twenty megabytes each
 
 
 @pytest.mark.parametrize("name", list(ALL))
-def test_every_experiment_runs_at_the_smallest_size(name, tmp_path):
+def test_every_experiment_runs_at_the_smallest_size(name, tmp_path, monkeypatch):
+    for module in (dit_training, rope):
+        monkeypatch.setattr(module, "SAMPLING_STEPS", 2)  # that they run is the question, not what they draw
     record = run(ALL[name], SMOKE, seeds=2, out=tmp_path, parts=tmp_path / "parts", progress=False)
     assert results.load(name, tmp_path) == record
     assert list(record.variants) == list(ALL[name].variants)
+    for measured in record.variants.values():
+        assert set(measured) == set(ALL[name].metrics)
 
 
 @pytest.mark.parametrize("name", list(ALL))
@@ -206,3 +223,105 @@ def test_the_correlation_of_a_grid_is_pearsons_over_its_cells():
     mean, low, high = found["log MACs"]
     assert -1 < low < mean < high < -0.9
     assert found["MACs"][0] == pytest.approx(-0.83, abs=0.05)
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Count the training steps that are taken, on a few pictures; the smoke budget takes 4 in all."""
+    taken, advance = [], train._Run.advance
+
+    def counted(self):
+        taken.append(self.step)
+        advance(self)
+
+    monkeypatch.setattr(train._Run, "advance", counted)
+    monkeypatch.setattr(dit_training, "draw_shapes", lambda count, **options: shapes(64, **options))
+    return taken
+
+
+def weights(model):
+    return torch.cat([tensor.flatten() for tensor in model.state_dict().values()])
+
+
+def test_a_finished_network_is_loaded_and_not_trained_again(steps, networks):
+    first = dit_training.trained(TINY, 0, (1.0,), SMOKE, 8)
+    assert steps == [0, 1, 2, 3]
+    again = dit_training.trained(TINY, 0, (1.0,), SMOKE, 8)
+    assert steps == [0, 1, 2, 3]
+    assert torch.equal(weights(again), weights(first))
+    assert not again.training
+    assert len(list(networks.iterdir())) == 1
+
+
+def test_a_share_continues_the_one_before_it(steps, networks):
+    whole = dit_training.trained(TINY, 0, (1.0,), SMOKE, 8)
+    shutil.rmtree(networks)
+    steps.clear()
+    shares = (0.25, 0.5, 1.0)
+    for number, (wanted, name) in enumerate([([0], "-1."), ([0, 1], "-2."), ([0, 1, 2, 3], "-4.")], start=1):
+        model = dit_training.trained(TINY, 0, shares[:number], SMOKE, 8)
+        assert steps == wanted
+        (file,) = networks.iterdir()
+        assert name in file.name
+    assert torch.equal(weights(model), weights(whole))
+    assert torch.equal(weights(dit_training.trained(TINY, 0, (1.0,), SMOKE, 8)), weights(whole))
+    assert steps == [0, 1, 2, 3]
+
+
+def test_whatever_decides_the_outcome_makes_another_network(steps, networks, monkeypatch):
+    dit_training.trained(TINY, 0, (1.0,), SMOKE, 8)
+
+    def trains_anew(config=TINY, seed=0):
+        steps.clear()
+        dit_training.trained(config, seed, (1.0,), SMOKE, 8)
+        return steps == [0, 1, 2, 3]
+
+    assert not trains_anew()
+    assert trains_anew(seed=1)
+    assert trains_anew(replace(TINY, positions="axial"))
+    assert trains_anew(replace(TINY, positions="axial", rope_base=10.0))
+    plain, count = dit_training.settings, len(list(networks.iterdir()))
+    for name, value in (("lr", 1e-3), ("batch_size", 16), ("warmup", 10), ("ema", 0.9), ("times", "uniform")):
+        with monkeypatch.context() as patch:
+            changed = {name: value}
+            patch.setattr(dit_training, "settings", lambda *given, changed=changed: plain(*given) | changed)
+            assert trains_anew(), name
+    with monkeypatch.context() as patch:
+        patch.setattr(dit_training, "sources_sha256", lambda *modules: "another text")
+        assert trains_anew()
+    assert not trains_anew()
+    assert len(list(networks.iterdir())) == count + 6
+
+
+def test_a_reading_counts_objects_and_those_that_were_asked_for():
+    one, two = shapes(3, seed=5), shapes(1, objects=2, seed=1)
+    assert two.attributes["colour"][0, 0] != two.attributes["colour"][0, 1]
+    images = torch.cat([one.images, two.images])
+    labels = torch.cat([one.labels[:2], (one.labels[2:] + 4) % 24, two.labels])
+    found = rope.reading(images, labels, torch.device("cpu"))
+    assert found == pytest.approx({"objects": 5 / 4, "one": 3 / 4, "right": 3 / 5, "accuracy": 2 / 4})
+    assert set(found) == set(rope.SIZE_METRICS)
+
+
+def test_a_network_draws_pictures_of_another_shape_and_the_same_ones_again():
+    torch.manual_seed(0)
+    model, labels = dit_training.build(replace(TINY, positions="axial")), torch.tensor([0, 23])
+    images = rope.draw(model, "interpolate", 24, 16, labels, seed=0)
+    assert images.shape == (2, 3, 24, 16)
+    assert torch.equal(rope.draw(model, "interpolate", 24, 16, labels, seed=0), images)
+    assert not torch.equal(rope.draw(model, "interpolate", 24, 16, labels, seed=1), images)
+    assert (model.height, model.width) == (16, 16)
+
+
+def test_the_two_tasks_of_one_layer_ask_for_what_they_say():
+    diagonal, offset = (rope.task(name).unflatten(1, (7, 7)).unflatten(0, (7, 7)) for name in rope.TASK_METRICS)
+    for row in range(7):
+        for column in range(7):
+            line = torch.eye(7).roll(column - row, 1).triu(column - row) if column >= row else None
+            if line is not None:
+                torch.testing.assert_close(diagonal[row, column], line / line.sum())
+            wanted = torch.zeros(7, 7)
+            if max(row, column) < 5:
+                wanted[row + 2, column + 2] = 1
+            assert torch.equal(offset[row, column], wanted)
+    torch.testing.assert_close(diagonal, diagonal.permute(1, 0, 3, 2))

@@ -22,6 +22,7 @@ from lesson_lib import checkpoint as checkpoint_module
 from lesson_lib import train
 from lesson_lib.flow import RectifiedFlow
 from lesson_lib.noise import Diffusion
+from lesson_lib.position import MixedRope
 from lesson_lib.train import (
     CheckpointError,
     Recipe,
@@ -32,6 +33,7 @@ from lesson_lib.train import (
     read_config,
     save_model,
 )
+from lesson_lib.vit import ViT, ViTConfig
 
 POSIX = os.name == "posix"
 STEPS, EVERY = 240, 20
@@ -211,6 +213,47 @@ def test_one_step_is_adamw():
         # The first step of Adam moves every weight by lr, after decaying it by lr * weight_decay.
         moved = (after.detach() - before * (1 - 0.01 * 0.1)).abs()
         torch.testing.assert_close(moved, torch.full_like(moved, 0.01), rtol=1e-3, atol=1e-6)
+
+
+class Spared(nn.Module):
+    """A layer whose second weight asks not to decay, inside a network where everything else does."""
+
+    undecayed = ("kept",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain, self.kept = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+
+
+def without_gradient(model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+    return sum(0 * weight.sum() for weight in model.parameters())
+
+
+def test_weights_that_a_module_names_do_not_decay():
+    model = nn.Sequential(Spared(), nn.Sequential(MixedRope(2, 8)), nn.Linear(2, 2))
+    with torch.no_grad():
+        for weight in (model[2].weight, model[2].bias):
+            weight.fill_(1)
+    directions = model[1][0].freqs.detach().clone()
+    fit(
+        model, (torch.zeros(4, 1),), without_gradient, steps=3, lr=0.1, weight_decay=0.5, ema=0.0, batch_size=2,
+        progress=False,
+    )  # fmt: skip
+    assert torch.equal(model[0].kept, torch.ones(3))
+    assert torch.equal(model[1][0].freqs, directions)
+    for weight in (model[0].plain, model[2].weight, model[2].bias):
+        torch.testing.assert_close(weight.detach(), torch.full_like(weight, 0.95**3))
+
+
+def test_weights_that_do_not_decay_learn_at_the_same_rate():
+    model = Spared()
+
+    def loss(model: nn.Module, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+        return model.plain.sum() + model.kept.sum()
+
+    fit(model, (torch.zeros(4, 1),), loss, steps=1, lr=0.1, warmup=10, ema=0.0, batch_size=2, progress=False)
+    for weight in (model.plain, model.kept):  # the first step of Adam is as long as the learning rate, here a tenth
+        torch.testing.assert_close(weight.detach(), torch.full((3,), 0.99), rtol=0, atol=1e-6)
 
 
 def test_training_lowers_the_loss_and_reports_the_run():
@@ -453,6 +496,33 @@ def test_resume_without_a_file_starts_and_with_one_extends(tmp_path, uninterrupt
     assert_same_weights(again, net)
     assert record.steps == STEPS
     assert os.listdir(path.parent) == ["run.safetensors"]
+
+
+def read_with_rotations(path: Path | None, steps: int, seed: int = 0) -> tuple[ViT, train.TrainRecord]:
+    """Train a tiny classifier with learned rotations, whose weights stand in two groups of the optimizer."""
+    torch.manual_seed(seed)
+    config = ViTConfig(4, 2, 2, num_classes=3, hidden_size=16, depth=2, num_heads=2, positions="mixed", pool="mean")
+    model, generator = ViT(config), torch.Generator().manual_seed(5)
+    images, labels = torch.randn(24, 2, 4, 4, generator=generator), torch.randint(3, (24,), generator=generator)
+    record = fit(
+        model, (images, labels), classification_loss, steps=steps, batch_size=8, lr=1e-2, weight_decay=0.1, warmup=5,
+        ema=0.9, checkpoint=path, every=7, resume=path is not None, progress=False,
+    )  # fmt: skip
+    return model, record
+
+
+def test_a_run_with_weights_that_do_not_decay_goes_on_bit_for_bit(tmp_path):
+    path = tmp_path / "run.safetensors"
+    whole, wanted = read_with_rotations(None, 23)
+    stopped, _ = read_with_rotations(path, 9)
+    tensors, _ = checkpoint_module.read_tensors(path, checkpoint_module.TRAINING)
+    names = [name for name, _ in stopped.named_parameters()]
+    assert {"ropes.0.freqs", "ropes.1.freqs"} < set(names)
+    for kind in ("model", "exp_avg", "exp_avg_sq", "step", "average"):
+        assert {name for name in tensors if name.startswith(f"{kind}/")} == {f"{kind}/{name}" for name in names}
+    resumed, record = read_with_rotations(path, 23, seed=1)  # the first weights come from the file
+    assert_same_weights(resumed, whole)
+    assert record.losses == wanted.losses
 
 
 def test_without_resume_a_run_starts_afresh(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -22,6 +23,15 @@ from lesson_lib.samplers import euler
 from lesson_lib.setup import Budget
 from lesson_lib.train import denoising_loss, fit
 from lesson_lib.unet import UNet, UNetConfig
+
+
+@dataclass(frozen=True)
+class LearnedTable(DiTConfig):
+    """A DiT with a learned table of places that starts as N(0, table_start²): larger than ViT's N(0, 0.02²)."""
+
+    positions: str = "learned"
+    table_start: float = 0.5
+
 
 Config = DiTConfig | UNetConfig
 
@@ -55,7 +65,12 @@ def settings(budget: Budget, laptop_steps: int) -> dict[str, Any]:
 
 def build(config: Config) -> DiT | UNet:
     """Build the untrained network of a configuration of either family."""
-    return UNet(config) if isinstance(config, UNetConfig) else DiT(config)
+    if isinstance(config, UNetConfig):
+        return UNet(config)
+    model = DiT(config)
+    if isinstance(config, LearnedTable):
+        nn.init.normal_(model.pos_embed, std=config.table_start)
+    return model
 
 
 def cost(config: Config) -> dict[str, float]:

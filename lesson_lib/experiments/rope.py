@@ -14,7 +14,14 @@ from lesson_lib import evaluate
 from lesson_lib.attention import SelfAttention
 from lesson_lib.dit import DiT, DiTConfig
 from lesson_lib.evaluate import count_objects, load_judge
-from lesson_lib.experiments.dit_training import SAMPLING_STEPS, SOURCES, experiment, settings, trained
+from lesson_lib.experiments.dit_training import (
+    SAMPLING_STEPS,
+    SOURCES,
+    LearnedTable,
+    experiment,
+    settings,
+    trained,
+)
 from lesson_lib.experiments.run import Experiment
 from lesson_lib.flow import RectifiedFlow
 from lesson_lib.guidance import Guided
@@ -27,13 +34,16 @@ from lesson_lib.vit import at_size
 LAPTOP_STEPS = 1500
 SHARES = (0.25, 0.5, 1.0)
 
+# A learned table starts as ViT's, N(0, 0.02²), or as N(0, 0.5²), about as large as a patch's token.
 POSITIONS = {
     kind: replace(DiTConfig.shapes16(), positions=kind) for kind in ("none", "learned", "sin-cos", "axial", "mixed")
 }
+POSITIONS["learned, σ 0.5"] = LearnedTable.shapes16()
 # What a network does with a grid that it was not trained on: the words of the record → (positions, stretch).
 WAYS = {
     "none": ("none", "extend"),
     "learned, resized": ("learned", "interpolate"),
+    "learned, σ 0.5, resized": ("learned, σ 0.5", "interpolate"),
     "sin-cos, extended": ("sin-cos", "extend"),
     "sin-cos, centred": ("sin-cos", "centre"),
     "sin-cos, interpolated": ("sin-cos", "interpolate"),
@@ -203,7 +213,7 @@ def measure_task(variant: str, seed: int, settings: dict[str, Any], budget: Budg
 SIZE_SOURCES = (*SOURCES, evaluate)
 EXPERIMENTS = (
     experiment(
-        "rope_positions", "Five ways to tell a DiT where its patches lie", POSITIONS,
+        "rope_positions", "Six ways to tell a DiT where its patches lie", POSITIONS,
         "DiTConfig.shapes16, positions changed", LAPTOP_STEPS, SHARES,
     ),
     Experiment(

@@ -18,6 +18,8 @@ from lesson_lib.dit import DiT, DiTConfig
 from lesson_lib.evaluate import digit_judge, load_judge, prompt_hits, trained_parameters
 from lesson_lib.experiments.autoencoders import CHECKPOINTS, VAE_RECIPES, load_vae, ship_vae
 from lesson_lib.experiments.classifiers import VIT_RECIPES, load_vit, right, ship_vit
+from lesson_lib.experiments.dit_training import LearnedTable
+from lesson_lib.experiments.dit_training import build as build_network
 from lesson_lib.experiments.run import folder_for
 from lesson_lib.flow import RectifiedFlow
 from lesson_lib.guidance import Guided
@@ -100,8 +102,9 @@ def build(config: dict[str, Any]) -> Denoiser:
     if config.get("unet"):
         return UNet(getattr(UNetConfig, config["unet"])())
     if config.get("dit"):
-        preset: DiTConfig = getattr(DiTConfig, config["dit"])()
-        return DiT(replace(preset, positions=config.get("positions") or preset.positions))
+        kind = config.get("positions")
+        preset: DiTConfig = getattr(LearnedTable if kind == "learned" else DiTConfig, config["dit"])()
+        return build_network(replace(preset, positions=kind or preset.positions))
     data = DATA_SETS[config["data"]]
     size = {name: config[name] for name in ("patch_size", "width", "depth")}
     return ConvDenoiser(data.shape[0], num_classes=data.classes, **size)
