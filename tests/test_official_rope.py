@@ -74,8 +74,9 @@ def test_other_grids_equal_too(name, grid):
     tables, queries = rope_differences(ours, theirs, seed=3)
     assert tables <= 1e-6
     assert queries <= 4e-6  # the tables' difference times a number as large as 4
-    if name == "FLUX.1":  # the same arithmetic, float64 until the last step
-        assert tables == queries == 0
+    if name == "FLUX.1":  # the same arithmetic, float64 until the last step; only sums are rounded otherwise
+        assert tables == 0
+        assert queries <= 1e-6
 
 
 def single(coordinates, axes, pairing="interleaved"):
