@@ -237,7 +237,7 @@ class DiTConfig:
     def __post_init__(self) -> None:
         check_patches("DiTConfig", self.input_size, self.input_size, self.patch_size)
         check_heads(self.hidden_size, self.num_heads)
-        check_kind("DiTConfig", self.positions)
+        check_kind("DiTConfig", self.positions, head_size=self.hidden_size // self.num_heads)
         if self.positions == "sin-cos":
             sin_cos_2d(1, 1, self.hidden_size)
         if self.conditioning not in BLOCKS:

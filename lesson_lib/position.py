@@ -58,13 +58,18 @@ KINDS = (*ADDITIVE, *ROTARY)
 STRETCHES = ("extend", "centre", "interpolate", "ntk")
 
 
-def check_kind(who: str, kind: str, stretch: str = "extend") -> None:
-    """Raise ValueError, saying what there is, for an unknown kind of positions or a stretch that does not fit it."""
+def check_kind(who: str, kind: str, stretch: str = "extend", head_size: int = 4) -> None:
+    """Raise ValueError, saying what there is, for an unknown kind of positions or a stretch that does not fit it.
+
+    head_size: channels of a head, a multiple of 4 where two axes are to share them as pairs.
+    """
     for name, value, known in (("positions", kind, KINDS), ("stretch", stretch, STRETCHES)):
         if value not in known:
             raise ValueError(f"{who}: {name} is {value!r}; it must be one of {', '.join(known)}")
     if stretch == "ntk" and kind != "axial":
         raise ValueError(f"{who}: stretch 'ntk' changes the base of fixed rotations, positions 'axial', not {kind!r}")
+    if kind in ROTARY and head_size % 4:
+        raise ValueError(f"{who}: positions {kind!r} need heads of a multiple of 4 channels, not {head_size}")
 
 
 def sin_cos_at(coordinates: Tensor, size: int) -> Tensor:
@@ -273,14 +278,15 @@ def grid_coordinates(
     """
     scale = trained / max(height, width) if trained and stretch == "interpolate" else 1.0
     sides = []
-    for side in (height, width):
-        places = torch.arange(side, dtype=torch.float64)
-        if trained and stretch in ("centre", "interpolate"):
-            places = trained / 2 + scale * (places - side / 2)
-        sides.append(places)
-    rows, columns = torch.meshgrid(*sides, indexing="ij")
-    grid = torch.stack([rows.flatten(), columns.flatten()], dim=1)
-    return F.pad(grid, (0, 0, before, after)).float().to(device)
+    with torch.inference_mode(False):  # the grid outlives this call, also into a training
+        for side in (height, width):
+            places = torch.arange(side, dtype=torch.float64, device="cpu")
+            if trained and stretch in ("centre", "interpolate"):
+                places = trained / 2 + scale * (places - side / 2)
+            sides.append(places)
+        rows, columns = torch.meshgrid(*sides, indexing="ij")
+        grid = torch.stack([rows.flatten(), columns.flatten()], dim=1)
+        return F.pad(grid, (0, 0, before, after)).float().to(device)
 
 
 def centred_grid(height: int, width: int) -> Tensor:
@@ -442,9 +448,7 @@ class Ropes(nn.ModuleList):
         self, kind: str, grid: int, depth: int, num_heads: int, head_size: int, base: float | None = None,
         before: int = 0, after: int = 0,
     ) -> None:  # fmt: skip
-        check_kind("Ropes", kind)
-        if kind in ROTARY and head_size % 4:
-            raise ValueError(f"positions {kind!r} need heads of a multiple of 4 channels, not {head_size}")
+        check_kind("Ropes", kind, head_size=head_size)
         layers: list[nn.Module] = []
         if kind == "axial":
             layers = [AxialRope((head_size // 2, head_size // 2), base or 100.0)] * depth

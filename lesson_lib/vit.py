@@ -123,7 +123,7 @@ class ViTConfig:
     def __post_init__(self) -> None:
         check_patches("ViTConfig", self.image_size, self.image_size, self.patch_size)
         check_heads(self.hidden_size, self.num_heads)
-        check_kind("ViTConfig", self.positions)
+        check_kind("ViTConfig", self.positions, head_size=self.hidden_size // self.num_heads)
         if self.pool not in POOLS:
             raise ValueError(f"ViTConfig: pool is {self.pool!r}; it must be one of {', '.join(POOLS)}")
         if self.positions == "sin-cos":
@@ -245,11 +245,18 @@ def at_size(network: Network, height: int, width: int, stretch: str = "extend") 
     """Return a copy of a ViT or a DiT for pictures of height × width pixels, its positions going on as stretch says.
 
     stretch: one of position.STRETCHES; what it does to a table says position.fit_table, to rotations grid_coordinates.
-    Raises ValueError where the patches do not fit, or the positions cannot go on in that way.
+    Raises ValueError where the patches do not fit, the positions cannot go on in that way, or the network is such a
+    copy itself.
     """
     model: Any = copy.deepcopy(network)
-    size = model.config.patch_size
+    size, side = model.config.patch_size, model.config.patch_size * model.config.grid
     check_patches("at_size", height, width, size)
+    check_kind("at_size", model.config.positions, stretch)
+    if (model.height, model.width) != (side, side):
+        raise ValueError(
+            f"at_size: this is already a copy for {model.height}×{model.width} pixels; start from the network that was "
+            f"trained, at {side}×{side}"
+        )
     place = (model.config.grid, height // size, width // size, stretch)
     model.height, model.width = height, width
     model.ropes.place(*place)

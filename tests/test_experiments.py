@@ -293,6 +293,18 @@ def test_whatever_decides_the_outcome_makes_another_network(steps, networks, mon
     assert len(list(networks.iterdir())) == count + 6
 
 
+def test_a_learned_table_may_start_larger_and_all_else_is_the_same():
+    torch.manual_seed(0)
+    plain = dit_training.build(replace(DiTConfig.shapes16(), positions="learned"))
+    torch.manual_seed(0)
+    larger = dit_training.build(dit_training.LearnedTable.shapes16())
+    one, other = plain.state_dict(), larger.state_dict()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == ["pos_embed"]
+    assert float(one["pos_embed"].std()) == pytest.approx(0.02, rel=0.1)
+    assert float(other["pos_embed"].std()) == pytest.approx(0.5, rel=0.1)
+    assert larger.pos_embed.requires_grad
+
+
 def test_a_reading_counts_objects_and_those_that_were_asked_for():
     one, two = shapes(3, seed=5), shapes(1, objects=2, seed=1)
     assert two.attributes["colour"][0, 0] != two.attributes["colour"][0, 1]
