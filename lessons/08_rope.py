@@ -777,7 +777,7 @@ plot.sample_rows(rows, column_titles=names * 2, alt="Sound pictures of two sizes
 # </details>
 # <details><summary>B</summary>
 #
-# B went on using the four coordinates of the training, 0 to 3 and again 0 to 3. At 32 × 32 patches four apart then stand in one place, and draw the same.
+# B went on using the four coordinates of the training, 0 to 3 and again 0 to 3. At 32 × 32 pixels, patches four apart then stand in one place, and draw the same.
 # </details>
 #
 # In your own words:
