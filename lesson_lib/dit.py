@@ -77,9 +77,7 @@ class CrossAttentionBlock(nn.Module):
         self.norm2, self.cross_attn = nn.LayerNorm(width, eps=1e-6), CrossAttention(width, width, num_heads)
         self.norm3, self.mlp = nn.LayerNorm(width, eps=1e-6), Mlp(width, int(width * mlp_ratio), "tanh")
 
-    def forward(
-        self, x: Tensor, tokens: Tensor, context: Tensor | None = None, rotate: Rotate | None = None
-    ) -> Tensor:  # fmt: skip
+    def forward(self, x: Tensor, tokens: Tensor, context: Tensor | None = None, rotate: Rotate | None = None) -> Tensor:
         x = x + self.attn(self.norm1(x), rotate)
         x = x + self.cross_attn(self.norm2(x), tokens)
         return x + self.mlp(self.norm3(x))
@@ -98,9 +96,7 @@ class AdaLNBlock(nn.Module):
         self.norm2, self.mlp = plain_norm(width), Mlp(width, int(width * mlp_ratio), "tanh")
         self.adaLN_modulation = Modulation(width, 4)
 
-    def forward(
-        self, x: Tensor, c: Tensor, context: Tensor | None = None, rotate: Rotate | None = None
-    ) -> Tensor:  # fmt: skip
+    def forward(self, x: Tensor, c: Tensor, context: Tensor | None = None, rotate: Rotate | None = None) -> Tensor:
         shift_msa, scale_msa, shift_mlp, scale_mlp = self.adaLN_modulation(c)
         x = x + self.attn(modulate(self.norm1(x), shift_msa, scale_msa), rotate)
         return x + self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))
@@ -109,8 +105,9 @@ class AdaLNBlock(nn.Module):
 class AdaLNZeroBlock(nn.Module):
     """adaLN with two gates, and all six vectors zero at the start: a fresh block returns its input.
 
-    x: (B, N, D); c: (B, D). Returns (B, N, D). The six come in the order shift, scale, gate of the attention, then of
-    the perceptron. Source: DiT (arXiv 2212.09748, §3.2, "adaLN-Zero block"); facebookresearch/DiT, models.py, DiTBlock.
+    x: (B, N, D); c: (B, D). Returns (B, N, D). rotate: the attention's, none before lesson 8. The six come in the order
+    shift, scale, gate of the attention, then of the perceptron.
+    Source: DiT (arXiv 2212.09748, §3.2, "adaLN-Zero block"); facebookresearch/DiT, models.py, DiTBlock.
     """
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float = 4.0, context_size: int = 0) -> None:
@@ -119,9 +116,7 @@ class AdaLNZeroBlock(nn.Module):
         self.norm2, self.mlp = plain_norm(width), Mlp(width, int(width * mlp_ratio), "tanh")
         self.adaLN_modulation = Modulation(width, 6)
 
-    def forward(
-        self, x: Tensor, c: Tensor, context: Tensor | None = None, rotate: Rotate | None = None
-    ) -> Tensor:  # fmt: skip
+    def forward(self, x: Tensor, c: Tensor, context: Tensor | None = None, rotate: Rotate | None = None) -> Tensor:
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c)
         x = x + gate_msa[:, None] * self.attn(modulate(self.norm1(x), shift_msa, scale_msa), rotate)
         return x + gate_mlp[:, None] * self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp))

@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from lesson_lib import results
+from lesson_lib.attention import Rotate
 from lesson_lib.denoiser import zero_
 from lesson_lib.dit import (
     AdaLNSingleBlock,
@@ -375,10 +376,12 @@ ADALN_ZERO = Exercise(
 # --- the same block, broken --------------------------------------------------------------------------------------
 
 
-def _three_errors(self: AdaLNZeroBlock, x: Tensor, c: Tensor, context: Tensor | None = None) -> Tensor:
+def _three_errors(
+    self: AdaLNZeroBlock, x: Tensor, c: Tensor, context: Tensor | None = None, rotate: Rotate | None = None
+) -> Tensor:
     shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(c)
     tuned = modulate(self.norm1(x), shift_msa, scale_msa)
-    x = x + gate_msa[:, None] * (x + self.attn(tuned))
+    x = x + gate_msa[:, None] * (x + self.attn(tuned, rotate))
     tuned = modulate(self.norm2(x), shift_msa, scale_msa)
     return x + self.mlp(gate_mlp[:, None] * tuned)
 
