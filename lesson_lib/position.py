@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -253,9 +253,15 @@ class Rotation:
                 f"Rotation: made for {self.cos.shape[-2]} tokens of {self.cos.shape[-1]} channels in each head, called "
                 f"with a tensor of shape {tuple(x.shape)}; expected (B, h, {', '.join(map(str, self.cos.shape[-2:]))})"
             )
-        tables = (table[:, None] if table.ndim == 2 else table.transpose(-3, -2) for table in (self.cos, self.sin))
-        x, (cos, sin) = x.transpose(-3, -2), tables  # in the order in which a linear layer leaves heads in memory
+        x, (cos, sin) = x.transpose(-3, -2), self._in_memory_order
         return torch.addcmul(x * cos, quarter_turn(x, self.pairing), sin).to(x.dtype).transpose(-3, -2)
+
+    @cached_property
+    def _in_memory_order(self) -> tuple[Tensor, Tensor]:
+        """The tables with the heads after the tokens: so a linear layer leaves them, and so it is fastest."""
+        if self.cos.ndim == 2:
+            return self.cos[:, None], self.sin[:, None]
+        return self.cos.transpose(-3, -2), self.sin.transpose(-3, -2)
 
 
 # --- coordinates: where patches and words stand ---------------------------------------------------------------------
