@@ -85,6 +85,15 @@ RECIPES = {
 for kind in ("none", "learned", "axial", "mixed"):
     RECIPES[f"dit-shapes-{kind}"] = replace(RECIPES["dit-shapes"], positions=kind)
 
+# What the card of a DiT says of its positions; nothing of those of its preset.
+POSITIONS = {
+    "": "",
+    "none": ", without positions,",
+    "learned": f", with a learned table of places that starts as N(0, {LearnedTable.table_start}²),",
+    "axial": ", with axial rotations,",
+    "mixed": ", with mixed rotations,",
+}
+
 # In an order in which they can be trained: latents need their autoencoder, and dit-fashion is judged by vit-fashion.
 ALL = (*VAE_RECIPES, *VIT_RECIPES, *RECIPES)
 
@@ -217,8 +226,8 @@ def _section(path: Path, recipe: Recipe, record: TrainRecord, budget: Budget) ->
         shares.append(f"{share:.1%} [{low:.1%}, {high:.1%}] at guidance scale {scale:g}")
     return (
         f"## {path.name}\n\n"
-        f"**What.** A {type(model).__name__} of {weights:,} weights that predicts the {target}, for one class of "
-        f"{DATA_SETS[recipe.data].words}.\n\n"
+        f"**What.** A {type(model).__name__} of {weights:,} weights{POSITIONS[recipe.positions]} that predicts "
+        f"the {target}, for one class of {DATA_SETS[recipe.data].words}.\n\n"
         f"**How made.** `python -m lesson_lib.experiments shipped --model {path.stem} --budget {budget.name}`: "
         f"{record.steps:,} steps of batch {record.config['batch_size']}, 10 % of the labels dropped, averaged weights; "
         f"{record.seconds / 60:.0f} minutes on {record.device}.\n\n"
