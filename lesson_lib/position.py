@@ -437,7 +437,7 @@ class MixedRope(nn.Module):
         super().__init__()
         self.freqs = nn.Parameter(mixed_frequencies(2 * math.pi * torch.rand(num_heads), head_size, base))
 
-    def forward(self, coordinates: Tensor, longer: float = 1.0) -> Rotation:
+    def forward(self, coordinates: Tensor) -> Rotation:
         return Rotation.of(mixed_angles(coordinates, self.freqs.float()))
 
 

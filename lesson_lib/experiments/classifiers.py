@@ -137,17 +137,23 @@ def settings(budget: Budget) -> dict[str, Any]:
     }
 
 
-def accuracy(model: nn.Module, count: int | None, seed: int, settings: dict[str, Any], budget: Budget) -> float:
-    """Train a classifier on the first `count` digits of a shuffle that the seed decides; return its held-out share."""
-    known, held_out = digits("train"), digits("test")
-    rows = torch.randperm(len(known.labels), generator=torch.Generator().manual_seed(seed))[:count]
-    tensors = (known.images[rows].to(budget.device), known.labels[rows].to(budget.device))
-    steps = settings["steps"]
+def learn(
+    model: nn.Module, images: Tensor, labels: Tensor, seed: int, settings: dict[str, Any], budget: Budget
+) -> None:  # fmt: skip
+    """Train a classifier on some pictures, its learning rate falling in the second half."""
+    tensors, steps = (images.to(budget.device), labels.to(budget.device)), settings["steps"]
     fit(
         model.to(budget.device), tensors, classification_loss, steps=steps, batch_size=settings["batch_size"],
         lr=settings["lr"], weight_decay=settings["weight_decay"], warmup=50, cooldown=steps // 2, ema=0.99, seed=seed,
         progress=False,
     )  # fmt: skip
+
+
+def accuracy(model: nn.Module, count: int | None, seed: int, settings: dict[str, Any], budget: Budget) -> float:
+    """Train a classifier on the first `count` digits of a shuffle that the seed decides; return its held-out share."""
+    known, held_out = digits("train"), digits("test")
+    rows = torch.randperm(len(known.labels), generator=torch.Generator().manual_seed(seed))[:count]
+    learn(model, known.images[rows], known.labels[rows], seed, settings, budget)
     number = settings["held_out"]
     return right(model.eval(), held_out.images[:number], held_out.labels[:number]) / number
 
@@ -197,11 +203,7 @@ def reader(kind: str, seed: int, steps: int, budget: Budget) -> ViT:
     chosen, known = resolution_settings(budget), digits("train")
     torch.manual_seed(seed)
     model = ViT(replace(ViTConfig.digits(), image_size=16, positions=kind, pool="mean")).to(budget.device)
-    fit(
-        model, (scaled(known.images, 16).to(budget.device), known.labels.to(budget.device)), classification_loss,
-        steps=steps, batch_size=chosen["batch_size"], lr=chosen["lr"], weight_decay=chosen["weight_decay"], warmup=50,
-        cooldown=steps // 2, ema=0.99, seed=seed, progress=False,
-    )  # fmt: skip
+    learn(model, scaled(known.images, 16), known.labels, seed, {**chosen, "steps": steps}, budget)
     return model.eval()
 
 

@@ -127,7 +127,8 @@ def trained(config: Config, seed: int, shares: tuple[float, ...], budget: Budget
     recipe = {name: chosen[name] for name in ("data", "batch_size", "lr", "warmup", "ema", "times")}
     told = repr((config, seed, recipe, budget.device.type, sources_sha256(*SOURCES)))
     name = hashlib.sha256(told.encode()).hexdigest()[:16]
-    files = [NETWORKS / f"{name}-{max(1, round(share * chosen['steps']))}.safetensors" for share in shares]
+    steps = [max(1, round(share * chosen["steps"])) for share in shares]
+    files = [NETWORKS / f"{name}-{count}.safetensors" for count in steps]
     NETWORKS.mkdir(parents=True, exist_ok=True)
     if len(files) > 1 and files[-2].exists() and not files[-1].exists():
         files[-2].rename(files[-1])
@@ -136,7 +137,7 @@ def trained(config: Config, seed: int, shares: tuple[float, ...], budget: Budget
     model = build(config).to(budget.device)
     fit(
         model, (data.images, data.labels), denoising_loss(RectifiedFlow(time=chosen["times"]), label_dropout=0.1),
-        steps=max(1, round(shares[-1] * chosen["steps"])), batch_size=chosen["batch_size"], lr=chosen["lr"],
+        steps=steps[-1], batch_size=chosen["batch_size"], lr=chosen["lr"],
         warmup=chosen["warmup"], ema=chosen["ema"], seed=seed, progress=False, checkpoint=files[-1], every=10**9,
         resume=True,
     )  # fmt: skip
