@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 Rotate = Callable[[Tensor], Tensor]
+
+
+class Words(NamedTuple):
+    """Tokens to attend to, some of which only fill the row: tokens (B, M, size) and mask (B, M), True for real ones."""
+
+    tokens: Tensor
+    mask: Tensor | None = None
 
 
 def attention_map(query: Tensor, key: Tensor) -> Tensor:
@@ -21,16 +30,41 @@ def attention_map(query: Tensor, key: Tensor) -> Tensor:
     return (query @ key.mT / math.sqrt(query.shape[-1])).softmax(dim=-1)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, explicit: bool = False) -> Tensor:
+def masked_map(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
+    """Return the attention map where some keys only fill the row: nobody asks them, and the others share the whole 1.
+
+    query: (B, h, N, d); key: (B, h, M, d); mask: (B, M) bool, True for keys that are there, at least one in each row.
+    Returns (B, h, N, M). A score of -∞ before the softmax is a share of 0 after it.
+    Source: Attention Is All You Need (arXiv 1706.03762, §3.2.3).
+    """
+    scores = query @ key.mT / math.sqrt(query.shape[-1])
+    return scores.masked_fill(~mask[:, None, None], -math.inf).softmax(dim=-1)
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, explicit: bool = False, mask: Tensor | None = None
+) -> Tensor:  # fmt: skip
     """Mix the values, each query with its own weights: softmax(Q Kᵀ / √d) V, separately in every head.
 
-    query: (B, h, N, d); key, value: (B, h, M, d). Returns (B, h, N, d).
+    query: (B, h, N, d); key, value: (B, h, M, d). Returns (B, h, N, d). mask: see masked_map.
     explicit: write the product out, with all N × M weights in memory; otherwise PyTorch's fused kernel does the same
     without keeping them. Source: Attention Is All You Need (arXiv 1706.03762, Eq. 1).
     """
     if explicit:
-        return attention_map(query, key) @ value
-    return F.scaled_dot_product_attention(query, key, value)
+        return (attention_map(query, key) if mask is None else masked_map(query, key, mask)) @ value
+    return F.scaled_dot_product_attention(query, key, value, None if mask is None else mask[:, None, None])
+
+
+def check_mask(who: str, tokens: Tensor, mask: Tensor) -> None:
+    """Raise ValueError where a mask does not say True or False of every token (B, M, D), or leaves a row none."""
+    if mask.dtype != torch.bool or mask.shape != tokens.shape[:2]:
+        raise ValueError(
+            f"{who}: mask has shape {tuple(mask.shape)} and type {mask.dtype}; for words of shape "
+            f"{tuple(tokens.shape)} it must be {tuple(tokens.shape[:2])} of torch.bool, True for words that are there"
+        )
+    if mask.device.type == "cpu" and not mask.any(dim=1).all():
+        row = int((~mask.any(dim=1)).nonzero()[0])
+        raise ValueError(f"{who}: row {row} of mask has no word at all; even an empty caption has its end token")
 
 
 def check_heads(width: int, num_heads: int) -> None:
@@ -71,7 +105,8 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Let every token of one sequence attend to the tokens of another, such as places of a picture to words.
 
-    x: (B, N, D); context: (B, M, context_size). Returns (B, N, D). bias: of queries, keys and values.
+    x: (B, N, D); context: (B, M, context_size), or Words where some of them only fill the row. Returns (B, N, D).
+    bias: of queries, keys and values.
     Source: latent diffusion (arXiv 2112.10752, §3.3); CompVis/latent-diffusion, ldm/modules/attention.py.
     """
 
@@ -83,13 +118,15 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(context_size, 2 * width, bias=bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | Words) -> Tensor:
+        words, mask = context if isinstance(context, Words) else Words(context)
         query = rearrange(self.q(x), "b n (h d) -> b h n d", h=self.num_heads)
-        key, value = rearrange(self.kv(context), "b m (two h d) -> two b h m d", two=2, h=self.num_heads)
-        return self.proj(rearrange(attend(query, key, value), "b h n d -> b n (h d)"))
+        key, value = rearrange(self.kv(words), "b m (two h d) -> two b h m d", two=2, h=self.num_heads)
+        return self.proj(rearrange(attend(query, key, value, mask=mask), "b h n d -> b n (h d)"))
 
-    def map(self, x: Tensor, context: Tensor) -> Tensor:
+    def map(self, x: Tensor, context: Tensor | Words) -> Tensor:
         """Return the attention map (B, h, N, M) of what forward would do: row n says which words token n asks."""
+        words, mask = context if isinstance(context, Words) else Words(context)
         query = rearrange(self.q(x), "b n (h d) -> b h n d", h=self.num_heads)
-        key, _ = rearrange(self.kv(context), "b m (two h d) -> two b h m d", two=2, h=self.num_heads)
-        return attention_map(query, key)
+        key, _ = rearrange(self.kv(words), "b m (two h d) -> two b h m d", two=2, h=self.num_heads)
+        return attention_map(query, key) if mask is None else masked_map(query, key, mask)

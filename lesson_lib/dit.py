@@ -12,9 +12,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from lesson_lib.attention import CrossAttention, Rotate, SelfAttention, check_heads
+from lesson_lib.attention import CrossAttention, Rotate, SelfAttention, Words, check_heads, check_mask
 from lesson_lib.denoiser import zero_
-from lesson_lib.embed import LabelEmbedder, TimeEmbedder
+from lesson_lib.embed import LabelEmbedder, TimeEmbedder, VectorEmbedder
 from lesson_lib.position import Ropes, check_kind, sin_cos_2d
 from lesson_lib.vit import EncoderBlock, Mlp, PatchEmbed, check_patches
 
@@ -207,7 +207,8 @@ class DiTConfig:
 
     input_size: side of the square pictures or latents. conditioning: a key of BLOCKS. learn_sigma: twice as many
     output channels; the second half chooses the variance of a DDPM step. num_classes: 0 for no classes.
-    context_size: width of words to attend to (adaln-single only, as PixArt-α). start: of the blocks' modulation: "zero"
+    pooled_size: in place of classes, width of one vector for a whole text (lesson 9). context_size: width of words to
+    attend to (adaln-single only, as PixArt-α). start: of the blocks' modulation: "zero"
     (all six parts, DiT's code), "gates" (only the gates), "gaussian" (N(0, 0.001²)) or "xavier" (as all other layers).
     positions: "sin-cos", DiT's fixed table, or from lesson 8 on "learned", "none", and rotations in every block,
     "axial" or "mixed", with rope_base (see position.Ropes).
@@ -225,6 +226,7 @@ class DiTConfig:
     learn_sigma: bool = True
     conditioning: str = "adaln-zero"
     context_size: int = 0
+    pooled_size: int = 0
     start: str = "zero"
     positions: str = "sin-cos"
     rope_base: float | None = None
@@ -241,6 +243,8 @@ class DiTConfig:
             raise ValueError(f"DiTConfig: start is {self.start!r}; it must be one of {', '.join(STARTS)}")
         if self.context_size and self.conditioning != "adaln-single":
             raise ValueError("DiTConfig: only blocks of conditioning 'adaln-single' attend to words (context_size)")
+        if self.num_classes and self.pooled_size:
+            raise ValueError("DiTConfig: a pooled text takes the place of the classes: set num_classes to 0")
         if self.start != "zero" and self.conditioning != "adaln-zero":
             raise ValueError(
                 f"DiTConfig: start {self.start!r} needs conditioning 'adaln-zero', not {self.conditioning!r}"
@@ -289,7 +293,8 @@ class DiT(nn.Module):
     """Predict noise or velocity for pictures or latents: patches, a stack of conditioned blocks, patches.
 
     x: (B, in_channels, input_size, input_size); t: (B,) from 0 to 1000; labels: (B,) int64, num_classes being the null
-    class; context: (B, M, context_size) words. Returns (B, out_channels, input_size, input_size).
+    class, or (B, pooled_size) floats in their place; context: (B, M, context_size) words, or Words with their mask.
+    Returns (B, out_channels, input_size, input_size).
     Raises ValueError for other shapes, or a missing condition.
     Source: DiT (arXiv 2212.09748, §3.2, Fig. 3); facebookresearch/DiT, models.py.
     """
@@ -305,7 +310,10 @@ class DiT(nn.Module):
             config.positions, config.grid, config.depth, config.num_heads, head_size, config.rope_base, after=after
         )
         self.t_embedder = TimeEmbedder(width)
-        self.y_embedder = LabelEmbedder(config.num_classes, width) if config.num_classes else None
+        self.y_embedder: LabelEmbedder | VectorEmbedder | None = None
+        if config.num_classes or config.pooled_size:
+            pooled = VectorEmbedder(config.pooled_size, width) if config.pooled_size else None
+            self.y_embedder = pooled or LabelEmbedder(config.num_classes, width)
         self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width)) if self._single else None
         block = BLOCKS[config.conditioning]
         self.blocks = nn.ModuleList(
@@ -355,7 +363,7 @@ class DiT(nn.Module):
         """Rows of patches of a picture."""
         return self.height // self.config.patch_size
 
-    def _check(self, x: Tensor, t: Tensor, labels: Tensor | None, context: Tensor | None) -> None:
+    def _check(self, x: Tensor, t: Tensor, labels: Tensor | None, context: Tensor | Words | None) -> None:
         config = self.config
         expected = (config.in_channels, self.height, self.width)
         if x.ndim != 4 or tuple(x.shape[1:]) != expected:
@@ -363,9 +371,13 @@ class DiT(nn.Module):
             raise ValueError(f"DiT: expects pictures of shape (B, {sides}), got {tuple(x.shape)}")
         if t.shape != (len(x),):
             raise ValueError(f"DiT: t has shape {tuple(t.shape)} for {len(x)} pictures; give one time for each, (B,)")
+        words, mask = context if isinstance(context, Words) else Words(context) if context is not None else (None, None)
+        asked: tuple[str, int, tuple[int, ...]] = ("labels", config.num_classes, (len(x),))
+        if config.pooled_size:
+            asked = ("pooled text", config.pooled_size, (len(x), config.pooled_size))
         for name, given, size, shape in (
-            ("labels", labels, config.num_classes, (len(x),)),
-            ("context", context, config.context_size, (len(x), -1, config.context_size)),
+            (asked[0], labels, *asked[1:]),
+            ("context", words, config.context_size, (len(x), -1, config.context_size)),
         ):
             if (given is None) == bool(size):
                 says = "was built with" if size else "was built without"
@@ -373,6 +385,8 @@ class DiT(nn.Module):
             if given is not None and (given.ndim != len(shape) or len(given) != len(x) or given.shape[-1] != shape[-1]):
                 wanted = ", ".join("M" if side < 0 else str(side) for side in shape)
                 raise ValueError(f"DiT: {name} has shape {tuple(given.shape)}; expected ({wanted})")
+        if words is not None and mask is not None:
+            check_mask("DiT", words, mask)
 
 
 def sum_of(vectors: Sequence[Tensor]) -> Tensor:

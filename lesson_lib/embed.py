@@ -85,3 +85,13 @@ class LabelEmbedder(nn.Module):
                 f"got {int(labels.min())} to {int(labels.max())}"
             )
         return self.table(labels)
+
+
+class VectorEmbedder(nn.Sequential):
+    """Bring one vector, such as a pooled text, to the network's width: linear, SiLU, linear.
+
+    y: (B, size). Returns (B, hidden_size). Source: Stability-AI/sd3-ref, mmdit.py, VectorEmbedder.
+    """
+
+    def __init__(self, size: int, hidden_size: int) -> None:
+        super().__init__(nn.Linear(size, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))

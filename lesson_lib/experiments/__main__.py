@@ -27,6 +27,7 @@ EXPERIMENTS = (
     "unet_dit",
     "adaln",
     "rope",
+    "text_to_image",
 )  # in the order of the lessons
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lesson_lib.dit import AdaLNSingleBlock, AdaLNZeroBlock, DiT, DiTConfig
+from lesson_lib.embed import LabelEmbedder
 from lesson_lib.official.unet import Weight, layer, randomise, to_ours, to_theirs
 from lesson_lib.official.vit import check_places, check_shapes, randomise_trained, shapes_there
 from lesson_lib.position import sin_cos_2d
@@ -60,7 +61,7 @@ def dit_from_facebook(checkpoint: Mapping[str, Any], config: DiTConfig) -> dict[
 def dit_weights(config: DiTConfig) -> list[Weight]:
     """Return every trained tensor of a DiT with its names here and in diffusers, its embedders in the first block."""
     dit = _blank(config)
-    assert dit.y_embedder is not None
+    assert isinstance(dit.y_embedder, LabelEmbedder)
     time = f"{EMBEDDERS}timestep_embedder"
     found = [
         *layer(dit.x_embedder.proj, "x_embedder.proj", "pos_embed.proj"),
