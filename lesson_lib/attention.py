@@ -130,3 +130,14 @@ class CrossAttention(nn.Module):
         query = rearrange(self.q(x), "b n (h d) -> b h n d", h=self.num_heads)
         key, _ = rearrange(self.kv(words), "b m (two h d) -> two b h m d", two=2, h=self.num_heads)
         return attention_map(query, key) if mask is None else masked_map(query, key, mask)
+
+
+def silence(asking: CrossAttention) -> CrossAttention:
+    """Let a fresh cross-attention change nothing yet: its last layer, weight and bias, becomes zero, in place.
+
+    Queries, keys and values stay as drawn: through them the last layer gets gradients from the first step on, and they
+    get theirs as soon as it is no longer zero. Returns the layer. Source: PixArt-α (arXiv 2310.00426, §2.3).
+    """
+    nn.init.zeros_(asking.proj.weight)
+    nn.init.zeros_(asking.proj.bias)
+    return asking

@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from lesson_lib.attention import CrossAttention, Rotate, SelfAttention, Words, check_heads, check_mask
+from lesson_lib.attention import CrossAttention, Rotate, SelfAttention, Words, check_heads, check_mask, silence
 from lesson_lib.denoiser import zero_
 from lesson_lib.embed import LabelEmbedder, TimeEmbedder, VectorEmbedder
 from lesson_lib.position import Ropes, check_kind, sin_cos_2d
@@ -416,7 +416,7 @@ def initialise(model: DiT) -> None:
             weight = modulation.get_parameter("1.weight").data
             weight.copy_(start_modulation(weight, modulation.parts, model.config.start))
         elif isinstance(block, AdaLNSingleBlock) and block.cross_attn is not None:
-            zero_(block.cross_attn.proj)
+            silence(block.cross_attn)
     if hasattr(model.final_layer, "adaLN_modulation"):
         zero_(model.final_layer.adaLN_modulation)
     zero_(model.final_layer.linear)

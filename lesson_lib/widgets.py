@@ -1,4 +1,4 @@
-"""Sliders and menus that swap pictures drawn beforehand, after a static grid of the same pictures."""
+"""Sliders, menus and prompts: dials that swap pictures, after a static grid of the same pictures."""
 
 from __future__ import annotations
 
@@ -38,6 +38,51 @@ def menu(options: Sequence[Any], draw: Draw, *, label: str, alt: str, width: flo
     options: what can be chosen, 2 to 24; draw, label, alt, width: as in `slider`.
     """
     _interactive(draw, list(options), [str(option) for option in options], "menu", label, alt, width)
+
+
+def prompt(
+    draw: Callable[[str], None], examples: Sequence[str], *, label: str, alt: str, width: float = WIDTH / 2
+) -> None:  # fmt: skip
+    """Let the reader type a prompt and see what it draws; Enter sends it.
+
+    draw: called with a prompt, draws one figure with this library; a ValueError that it raises is shown under the box,
+    and the picture stays. examples: at least one; their pictures always come first, in a static grid, and the box
+    begins with the first of them. label, alt, width: as in `slider`.
+    """
+    need_alt(alt)
+    if not examples:
+        raise ValueError("prompt: give at least one example; its picture is what a page without a front end shows")
+    drawn = [_picture(draw, list(examples), i, alt, width, "prompt") for i in range(len(examples))]
+    _strip(drawn, [f"{label}: {text}" for text in examples], alt)
+    if front_end():
+        from IPython.display import display
+
+        display(_text_box(draw, examples[0], drawn[0], label, alt, width)[2])
+
+
+def _text_box(
+    draw: Callable[[str], None], first: str, picture: bytes, label: str, alt: str, width: float
+) -> tuple[Any, Any, Any]:
+    """Build the box, the line under it and what holds them with the picture. Only what ipywidgets 7.7 has."""
+    import ipywidgets
+
+    wide = ipywidgets.Layout(width="520px")
+    box = ipywidgets.Text(
+        value=first, description=label, continuous_update=False, layout=wide, style={"description_width": "initial"}
+    )
+    told = ipywidgets.Label(value="")
+    image = ipywidgets.Image(value=picture, format="png", layout=ipywidgets.Layout(max_width="100%"))
+
+    def redraw(change: Any) -> None:
+        told.value = "drawing …"
+        try:
+            image.value = _picture(draw, [change["new"]], 0, alt, width, "prompt")
+            told.value = ""
+        except ValueError as error:
+            told.value = str(error)
+
+    box.observe(redraw, names="value")
+    return box, told, ipywidgets.VBox([box, told, image])
 
 
 def front_end() -> bool:

@@ -83,6 +83,7 @@ FIGURES: dict[str, Callable[..., None]] = {
     "network": lambda alt: diagrams.network_diagram(Small(), torch.rand(2, 3), torch.rand(2), alt=alt),
     "unet": lambda alt: diagrams.unet_diagram(UNet(UNetConfig.shapes16()), size=16, alt=alt),
     "slider": lambda alt: widgets.slider([IMAGES, -IMAGES], [0.5, 1.0], label="w", alt=alt),
+    "prompt": lambda alt: widgets.prompt(lambda _: plot.sample_grid(IMAGES, alt="one"), ["a", "b"], label="p", alt=alt),
     "menu": lambda alt: widgets.menu(["a", "b"], lambda _: plot.sample_grid(IMAGES, alt="one"), label="p", alt=alt),
 }
 
@@ -137,6 +138,7 @@ REFUSALS: dict[str, tuple[str, Callable[[], None]]] = {
     ),
     "one value": ("2 to 24", lambda: widgets.slider([IMAGES], [1], label="w", alt=ALT)),
     "frames": ("3 values", lambda: widgets.slider([IMAGES, IMAGES], [1, 2, 3], label="w", alt=ALT)),
+    "no examples": ("at least one example", lambda: widgets.prompt(lambda _: None, [], label="p", alt=ALT)),
     "draws nothing": ("drew 0 figures", lambda: widgets.slider(lambda _: None, [1, 2], label="w", alt=ALT)),
 }
 
@@ -347,6 +349,31 @@ def test_a_live_front_end_gets_the_grid_first_and_then_a_dial(shown: list, monke
     assert image.value != first
     dial.value = 0
     assert image.value == first
+
+
+def test_a_typed_prompt_is_drawn_and_a_wrong_one_is_explained_while_the_picture_stays(
+    shown: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(text: str) -> None:
+        if "zebra" in text:
+            raise ValueError(f"unknown in {text!r}")
+        plot.sample_grid(IMAGES if text == "one" else -IMAGES, alt="a picture")
+
+    monkeypatch.setenv("LESSON_HEADLESS", "0")
+    widgets.prompt(draw, ["one"], label="prompt", alt=ALT)
+    assert len(shown) == 2
+    assert "image/png" in shown[0][0]
+    box, told, image = shown[1][0].children
+    first = image.value
+    box.value = "another"
+    second = image.value
+    assert second != first
+    assert told.value == ""
+    box.value = "a zebra"
+    assert told.value == "unknown in 'a zebra'"
+    assert image.value == second
+    box.value = "one"
+    assert (image.value, told.value) == (first, "")
 
 
 @pytest.mark.parametrize(("asked", "answer"), [("1", False), ("0", True), ("", False)])

@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5, help="trainings of each variant (default 5)")
     parser.add_argument("--out", type=Path, help="folder of the record or the checkpoints (default: data/)")
     parser.add_argument("--model", choices=list(shipped.ALL), help="with shipped: only this one")
-    parser.add_argument("--data", help="with a model of Fashion-MNIST: a folder of Parquet files instead of the hub")
+    parser.add_argument("--data", help="a folder of Parquet files: Fashion-MNIST in place of the hub's, or emoji")
     parser.add_argument("--parts", type=Path, default=results.PARTS, help="folder of finished runs (build/experiments)")
     parser.add_argument("--shard", type=_share, help="i/n: run only the i-th of n shares, one for each machine")
     parser.add_argument("--merge", type=Path, nargs="+", metavar="FOLDER", help="collect other machines' parts instead")

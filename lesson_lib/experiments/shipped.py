@@ -21,6 +21,7 @@ from lesson_lib.experiments.classifiers import VIT_RECIPES, load_vit, right, shi
 from lesson_lib.experiments.dit_training import LearnedTable
 from lesson_lib.experiments.dit_training import build as build_network
 from lesson_lib.experiments.run import folder_for
+from lesson_lib.experiments.text_models import TEXT_RECIPES, ship_text
 from lesson_lib.flow import RectifiedFlow
 from lesson_lib.guidance import Guided
 from lesson_lib.noise import Diffusion
@@ -95,7 +96,7 @@ POSITIONS = {
 }
 
 # In an order in which they can be trained: latents need their autoencoder, and dit-fashion is judged by vit-fashion.
-ALL = (*VAE_RECIPES, *VIT_RECIPES, *RECIPES)
+ALL = (*VAE_RECIPES, *VIT_RECIPES, *RECIPES, *TEXT_RECIPES)
 
 
 def process_of(predicts: str) -> RectifiedFlow | Diffusion:
@@ -152,13 +153,15 @@ def ship(name: str, budget: Budget, out: Path | None = None, data: str | None = 
 
     The section of the model in out/README.md is written anew, with its checksum and its measured quality.
     out: data/checkpoints, or build/checkpoints at the smoke budget, which must not replace what is shipped.
-    data: a local folder with the pictures that the models of Fashion-MNIST would get from the hub.
+    data: a local folder with the pictures that the models of Fashion-MNIST would get from the hub, or with the emoji.
     """
     out = out or folder_for(budget, CHECKPOINTS)
     if name in VAE_RECIPES:
         record, text = ship_vae(name, budget, out, data)
     elif name in VIT_RECIPES:
         record, text = ship_vit(name, budget, out, data)
+    elif name in TEXT_RECIPES:
+        record, text = ship_text(name, budget, out, data)
     else:
         record, text = _ship_denoiser(name, budget, out, data)
     _write_section(out / "README.md", text)
