@@ -143,6 +143,32 @@ def dit() -> None:
         _compete(ours.to(device), theirs.to(device), our_inputs, their_inputs)
 
 
+def mmdit() -> None:
+    """Print the time of our MMDiTs beside diffusers' with the same weights: forward pass and training step."""
+    from lesson_lib.mmdit import MMDiT, MMDiTConfig
+    from lesson_lib.official.mmdit import build_diffusers_mmdit, from_diffusers, matching_inputs
+    from lesson_lib.official.unet import randomise
+    from lesson_lib.setup import pick_device
+
+    device, generator = pick_device(), torch.Generator().manual_seed(0)
+    small = replace(MMDiTConfig.sd35_large(), input_size=16, hidden_size=384, num_heads=6, double=3, context_size=512)
+    hybrid = replace(MMDiTConfig.flux_dev(), input_size=16, hidden_size=384, num_heads=3, double=1, single=2)
+    learner = replace(MMDiTConfig.shapes16(), axes=(8, 12, 12), rope_base=10_000.0)  # FLUX has three axes
+    for name, config, batch, words in (
+        ("SD3.5's double-stream blocks", small, (2, 64), 154),
+        ("FLUX.1's double and single blocks", replace(hybrid, context_size=512), (2, 64), 128),
+        ("learner's MMDiT", learner, (32, 2048), 11),
+    ):
+        theirs = randomise(build_diffusers_mmdit(config), generator)
+        ours = MMDiT(config)
+        ours.load_state_dict(from_diffusers(theirs.state_dict(), config))
+        count, grid = batch[device.type != "cpu"], (config.grid, config.grid)
+        inputs = matching_inputs(config, count, generator, grid, words)
+        our_inputs, their_inputs = ({key: value.to(device) for key, value in given.items()} for given in inputs)
+        print(f"{name}, {config.hidden_size} wide, {count} pictures of {config.grid**2} patches, {words} words")
+        _compete(ours.to(device), theirs.to(device), our_inputs, their_inputs)
+
+
 def rope() -> None:
     """Print what rotations cost: networks with them beside one with a table, and our rotation beside diffusers'."""
     from lesson_lib.dit import DiT, DiTConfig
@@ -316,6 +342,7 @@ BENCHMARKS = {
     "vae": vae,
     "vit": vit,
     "dit": dit,
+    "mmdit": mmdit,
     "rope": rope,
     "speedrun": speedrun,
 }

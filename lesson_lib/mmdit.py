@@ -33,9 +33,9 @@ class QKNorm(nn.Module):
     exceeds g² √d. Source: SD3 (arXiv 2403.03206, §5.3.2); black-forest-labs/flux, modules/layers.py, QKNorm.
     """
 
-    def __init__(self, head_size: int) -> None:
+    def __init__(self, head_size: int, eps: float = 1e-6) -> None:
         super().__init__()
-        self.query, self.key = RMSNorm(head_size), RMSNorm(head_size)
+        self.query, self.key = RMSNorm(head_size, eps), RMSNorm(head_size, eps)
 
     def forward(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         return self.query(query), self.key(key)
@@ -464,7 +464,7 @@ class SandwichBlock(nn.Module):
         self.num_heads, self.kv_heads, head = num_heads, kv_heads or num_heads, width // num_heads
         self.q, self.proj = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
         self.kv = nn.Linear(width, 2 * head * self.kv_heads, bias=False)
-        self.norm, self.mlp = QKNorm(head), SwiGLU(width, hidden_width)
+        self.norm, self.mlp = QKNorm(head, eps=1e-5), SwiGLU(width, hidden_width)
         self.norm1, self.norm1_after, self.norm2, self.norm2_after = (RMSNorm(width, eps=1e-5) for _ in range(4))
         self.adaLN_modulation = nn.Linear(condition_size, 4 * width) if condition_size else None
 

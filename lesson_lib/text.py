@@ -251,10 +251,14 @@ class PublicEncoder(nn.Module):
         Raises ImportError without transformers, and ConnectionError, naming what needs no network, where it is neither
         here nor can be fetched.
         """
-        from transformers import AutoConfig, AutoTokenizer, CLIPTextModel, T5EncoderModel
+        from transformers import AutoConfig, AutoTokenizer, CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
 
         try:
-            kind = CLIPTextModel if AutoConfig.from_pretrained(name).model_type.startswith("clip") else T5EncoderModel
+            config = AutoConfig.from_pretrained(name)
+            kind: Any = T5EncoderModel
+            if config.model_type.startswith("clip"):
+                projects = "CLIPTextModelWithProjection" in (config.architectures or ())
+                kind = CLIPTextModelWithProjection if projects else CLIPTextModel
             return cls(AutoTokenizer.from_pretrained(name), kind.from_pretrained(name), length, layer)
         except OSError as error:
             raise ConnectionError(

@@ -69,6 +69,25 @@ def test_both_networks_of_a_race_give_the_same(name, monkeypatch, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+def test_both_mmdits_of_a_race_give_the_same(monkeypatch, capsys):
+    pytest.importorskip("diffusers")
+    from lesson_lib.official.mmdit import pack
+
+    kinds = []
+
+    def compare(ours, theirs, our_inputs, their_inputs, rival="diffusers"):
+        one, other = bench._forward(ours, our_inputs)(), bench._forward(theirs, their_inputs)()
+        one = pack(one, ours.config.patch_size) if other.ndim == 3 else one  # FLUX returns packed patches
+        assert one.std() > 0.1
+        assert (one - other).abs().max() <= 1e-4
+        kinds.append((ours.config.places, len(ours.double_blocks), len(ours.single_blocks), rival))
+
+    monkeypatch.setattr(bench, "_compete", compare)
+    assert bench.main(["mmdit"]) == 0
+    assert kinds == [("sin-cos", 3, 0, "diffusers"), ("origin", 1, 2, "diffusers"), ("origin", 2, 2, "diffusers")]
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
 def test_rotations_race_a_table_and_diffusers_with_the_same_work(monkeypatch, capsys):
     pytest.importorskip("diffusers")
     networks = []

@@ -90,7 +90,7 @@ def test_outputs_equal_the_public_ones(key, fresh):
 
 def test_every_layout_is_compared_and_recorded(fresh):
     assert set(fresh["vit"].differences) == set(official_vit.LAYOUTS)
-    assert set(fresh["pixart"].differences) == set(PIXART_LAYOUTS)
+    assert set(fresh["pixart"].differences) == {*PIXART_LAYOUTS, "padded words"}
     assert len(fresh["dit"].known | fresh["dit"].differences) == 4 + len(LAYOUTS) - 1
     for key, entry in fresh.items():
         assert set(parity.recorded()[key].differences) == set(entry.differences)
@@ -109,6 +109,10 @@ def test_the_two_differences_of_diffusers_are_what_they_are_said_to_be(fresh):
 ODD = {
     "heads of one number": (dit_difference, replace(TINY, num_heads=32)),
     "one block, oblong numbers": (dit_difference, DiTConfig(9, 3, 1, hidden_size=20, depth=1, num_heads=5)),
+    "PixArt, padded captions": (
+        lambda config, seed: pixart_difference(config, seed, padded=True),
+        PIXART_LAYOUTS["captions, projected outside"],
+    ),
     "PixArt, pixels": (pixart_difference, replace(PIXART, in_channels=3, patch_size=1, learn_sigma=False)),
     "ViT, five patches a side": (
         lambda config, seed: max(vit_differences(config, seed)),
@@ -562,6 +566,23 @@ def test_a_wrong_transplant_of_pixart_is_noticed(part, monkeypatch):
 
     monkeypatch.setattr(official_dit, "pixart_from_diffusers", wrong)
     assert pixart_difference(PIXART) > 1e-3
+
+
+@pytest.mark.parametrize("whose", ["ours", "theirs"])
+def test_padding_that_is_heard_is_noticed(whose, monkeypatch):
+    right = official_dit.matching_inputs
+
+    def wrong(*arguments):
+        ours, theirs = right(*arguments)
+        if whose == "ours":
+            ours["context"] = ours["context"].tokens
+        else:
+            del theirs["encoder_attention_mask"]
+        return ours, theirs
+
+    assert pixart_difference(PIXART, padded=True) <= 1e-5
+    monkeypatch.setattr(official_dit, "matching_inputs", wrong)
+    assert pixart_difference(PIXART, padded=True) > 1e-3
 
 
 def test_every_trained_tensor_is_random_and_the_tables_stay():

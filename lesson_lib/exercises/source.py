@@ -11,6 +11,7 @@ import builtins
 import importlib
 import importlib.util
 import inspect
+import re
 import symtable
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
@@ -114,9 +115,9 @@ def merge_imports(lines: Iterable[str]) -> list[str]:
     """Join "from m import a" and "from m import b" into one line and sort: the course's own modules come last."""
     names: dict[str, list[str]] = {}
     for line in sorted(set(lines), key=str.casefold):
-        origin, _, name = line.partition(" import ")
+        origin, _, listed = line.partition(" import ")
         found = names.setdefault(origin, [])
-        found += [one for one in name.split(", ") if one not in found]
+        found += [one for one in re.split(r",\s*", listed.strip("() ,\n")) if one not in found]
     merged = [f"{origin} import {', '.join(found)}" if found != [""] else origin for origin, found in names.items()]
     return [_wrapped(line) for line in sorted(merged, key=_import_order)]
 

@@ -367,7 +367,7 @@ def words_settings(budget: Budget) -> dict[str, Any]:
 
 # --- QK-norm in low precision --------------------------------------------------------------------------------------
 
-RATES = [0.003, 0.01, 0.03, 0.1]
+RATES = [0.003, 0.01, 0.02, 0.03]
 NORM_METRICS = {
     "loss": "mean of the last tenth of the losses, at most 2; lower is better",
     "largest_score": "largest attention score, before the softmax, in any block for 32 held-out pictures, at most 10⁶",

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lesson_lib.attention import Words
 from lesson_lib.dit import AdaLNSingleBlock, AdaLNZeroBlock, DiT, DiTConfig
 from lesson_lib.embed import LabelEmbedder
 from lesson_lib.official.unet import Weight, layer, randomise, to_ours, to_theirs
@@ -285,20 +286,25 @@ def _from_diffusers(
 
 
 def matching_inputs(
-    config: DiTConfig, batch: int, generator: torch.Generator
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    config: DiTConfig, batch: int, generator: torch.Generator, padded: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return random inputs as keyword arguments, for our DiT(config) and for what build_diffusers_… returns.
 
     Times lie between 0 and 1000, labels may be the null class, and there are five words where there are words.
+    padded: the second text has one word less, the third two less: what follows only fills the row.
     """
     x = torch.randn(batch, config.in_channels, config.input_size, config.input_size, generator=generator)
     t = torch.rand(batch, generator=generator) * 1000
-    ours, theirs = {"x": x, "t": t}, {"hidden_states": x, "timestep": t}
+    ours: dict[str, Any] = {"x": x, "t": t}
+    theirs: dict[str, Any] = {"hidden_states": x, "timestep": t}
     if config.num_classes:
         ours["labels"] = theirs["class_labels"] = torch.randint(config.num_classes + 1, (batch,), generator=generator)
     if config.context_size:
         words = torch.randn(batch, 5, config.context_size, generator=generator)
         ours["context"] = theirs["encoder_hidden_states"] = words
+        if padded:
+            theirs["encoder_attention_mask"] = torch.arange(5) < 5 - torch.arange(batch)[:, None]
+            ours["context"] = Words(words, theirs["encoder_attention_mask"])
     return ours, theirs
 
 
@@ -368,24 +374,26 @@ def compare_pixart() -> dict[str, float]:
 
     Every trained tensor is random. Raises ImportError where diffusers is absent.
     """
-    return {name: pixart_difference(config) for name, config in PIXART_LAYOUTS.items()}
+    found = {name: pixart_difference(config) for name, config in PIXART_LAYOUTS.items()}
+    return {**found, "padded words": pixart_difference(_PIXART, padded=True)}
 
 
-def pixart_difference(config: DiTConfig, seed: int = 0) -> float:
+def pixart_difference(config: DiTConfig, seed: int = 0, padded: bool = False) -> float:
     """Return the largest difference of the outputs of diffusers' PixArt with random weights and of ours with the same.
 
     Where words are as wide as the tokens they are captions: diffusers projects them inside, for ours it is done before.
-    In float32, for two pictures.
+    padded: as in matching_inputs. In float32, for two pictures.
     """
     generator = torch.Generator().manual_seed(seed)
     caption_size = CAPTION_SIZE if config.context_size == config.hidden_size else 0
     theirs = randomise(build_diffusers_pixart(config, caption_size), generator).eval()
     ours = DiT(config).eval()
     ours.load_state_dict(pixart_from_diffusers(theirs.state_dict(), config))
-    our_inputs, their_inputs = matching_inputs(config, 2, generator)
+    our_inputs, their_inputs = matching_inputs(config, 2, generator, padded)
     with torch.no_grad():
         if caption_size:
             captions = torch.randn(2, 5, caption_size, generator=generator)
             their_inputs["encoder_hidden_states"] = captions
-            our_inputs["context"] = theirs.caption_projection(captions)
+            projected = theirs.caption_projection(captions)
+            our_inputs["context"] = Words(projected, their_inputs["encoder_attention_mask"]) if padded else projected
         return float((ours(**our_inputs) - theirs(**their_inputs).sample).abs().max())

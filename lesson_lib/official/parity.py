@@ -20,6 +20,10 @@ COMPARISONS = {
     "vit": ("transformers", "vit", "compare_vit"),
     "dit": ("diffusers", "dit", "compare_dit"),
     "pixart": ("diffusers", "dit", "compare_pixart"),
+    "sd3": ("diffusers", "mmdit", "compare_sd3"),
+    "flux": ("diffusers", "mmdit", "compare_flux"),
+    "qwen-image": ("diffusers", "mmdit", "compare_qwen"),
+    "single-stream": ("diffusers", "mmdit", "compare_single_stream"),
     "rope": ("diffusers", "rope", "compare_rope"),
     "rope-llama": ("transformers", "rope", "compare_rope_llama"),
 }

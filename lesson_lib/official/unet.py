@@ -132,7 +132,7 @@ def to_theirs(
 
     Raises ValueError, which begins with who and names the keys, where the state has missing or unknown keys.
     """
-    _check(who, {weight.ours for weight in weights}, set(state))
+    check_names(who, {weight.ours for weight in weights}, set(state))
     moved: dict[str, Tensor] = {}
     for weight in weights:
         tensor = state[weight.ours]
@@ -148,7 +148,7 @@ def to_ours(who: str, weights: list[Weight], state: Mapping[str, Tensor]) -> dic
 
     Raises ValueError, which begins with who and names the keys, where the state has missing or unknown keys.
     """
-    _check(who, {name for weight in weights for name in weight.theirs}, set(state))
+    check_names(who, {name for weight in weights for name in weight.theirs}, set(state))
     moved: dict[str, Tensor] = {}
     for weight in weights:
         tensor = torch.cat([state[name] for name in weight.theirs])
@@ -156,7 +156,8 @@ def to_ours(who: str, weights: list[Weight], state: Mapping[str, Tensor]) -> dic
     return moved
 
 
-def _check(who: str, expected: set[str], given: set[str]) -> None:
+def check_names(who: str, expected: set[str], given: set[str]) -> None:
+    """Raise ValueError, naming the first of them, where keys are missing from a state dict or unknown in it."""
     complaints = []
     for what, names in (("missing", sorted(expected - given)), ("unknown", sorted(given - expected))):
         if names:
