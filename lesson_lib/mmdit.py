@@ -570,6 +570,8 @@ class SingleStreamDiT(nn.Module):
         words, mask = check_words("SingleStreamDiT", x, context, self.config.in_channels, self.config.context_size)
         if pooled is not None:
             raise ValueError("SingleStreamDiT: this network was built without pooled")
+        if t.shape != (len(x),):
+            raise ValueError(f"SingleStreamDiT: t has shape {tuple(t.shape)} for {len(x)} pictures; wanted ({len(x)},)")
         rows, columns = (side // self.config.patch_size for side in x.shape[2:])
         count = words.shape[1]
         places = places_of(count, rows, columns, "continued", 3, x.device)

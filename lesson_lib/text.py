@@ -319,8 +319,9 @@ def join_encoders(clip_l: Text, clip_g: Text, t5: Text) -> Text:
 class TextToImage(nn.Module):
     """An encoder that reads and a network that draws, called with the numbers of captions: (x, t, ids).
 
-    encoder: CaptionEncoder or PublicEncoder. network: a DiT or an MMDiT; as its configuration says, it gets one vector
-    for the text (pooled_size), one for each word (context_size), or both. Returns the network's answer.
+    encoder: CaptionEncoder or PublicEncoder. network: a DiT, an MMDiT or a SingleStreamDiT; as its configuration says,
+    it gets one vector for the text (pooled_size), one for each word (context_size), or both. Returns the network's
+    answer.
     Raises ValueError where the sizes of the two do not fit.
     """
 
@@ -329,10 +330,10 @@ class TextToImage(nn.Module):
         self.encoder, self.network = encoder, network
         config: Any = network.config
         for name in ("pooled_size", "context_size"):
-            wanted, has = getattr(config, name), getattr(encoder, name)
+            wanted, has = getattr(config, name, 0), getattr(encoder, name)
             if wanted not in (0, has):
                 raise ValueError(f"TextToImage: the network's {name} is {wanted}, the encoder's {has}")
-        self.hears_pooled, self.hears_words = bool(config.pooled_size), bool(config.context_size)
+        self.hears_pooled, self.hears_words = bool(getattr(config, "pooled_size", 0)), bool(config.context_size)
         if not (self.hears_pooled or self.hears_words):
             raise ValueError("TextToImage: this network hears neither a pooled text nor words")
 

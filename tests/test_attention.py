@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lesson_lib.attention import CrossAttention, SelfAttention, attend, attention_map, check_heads
+from lesson_lib.attention import (
+    CrossAttention,
+    SelfAttention,
+    Words,
+    attend,
+    attention_map,
+    check_heads,
+    check_mask,
+    masked_map,
+    silence,
+)
 
 SEEDS = st.integers(0, 10_000)
 
@@ -158,3 +168,85 @@ def test_a_map_is_a_share_of_the_asked_and_not_of_the_askers():
     found = attention_map(normal(1, 2, 3, 4), normal(1, 2, 5, 4, seed=1))
     assert found.shape == (1, 2, 3, 5)
     torch.testing.assert_close(found.sum(dim=-1), torch.ones(1, 2, 3))
+
+
+# Keys that only fill the row
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.integers(1, 3), st.integers(1, 5), st.lists(st.booleans(), min_size=1, max_size=7))
+def test_nobody_asks_what_only_fills_the_row(seed, heads, queries, there):
+    there[seed % len(there)] = True  # at least one key is there
+    mask = torch.tensor([there, [True] * len(there)])
+    q = normal(2, heads, queries, 4, seed=seed)
+    k, v = normal(2, 2, heads, len(there), 4, seed=seed + 1)
+    found = masked_map(q, k, mask)
+    kept = mask[0].nonzero()[:, 0]
+    torch.testing.assert_close(found[:1, ..., kept], attention_map(q[:1], k[:1, :, kept]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found[1], attention_map(q, k)[1], rtol=1e-5, atol=1e-6)
+    assert not found[0][..., ~mask[0]].any()
+    torch.testing.assert_close(found.sum(dim=-1), torch.ones(2, heads, queries))
+    loud = torch.where(mask[:, None, :, None], k, 1e4)
+    for explicit in (False, True):
+        mixed = attend(q, k, v, explicit, mask)
+        torch.testing.assert_close(mixed, found @ v, rtol=1e-5, atol=2e-6)
+        filled = torch.where(mask[:, None, :, None], v, -1e4)
+        torch.testing.assert_close(attend(q, loud, filled, explicit, mask), mixed, rtol=1e-5, atol=2e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.sampled_from([1, 2, 4]), st.integers(1, 5))
+def test_words_that_fill_the_row_are_as_good_as_left_out(seed, heads, real):
+    layer, x = randomise(CrossAttention(8, 6, heads), seed), normal(2, 5, 8, seed=seed)
+    words, mask = normal(2, 5, 6, seed=seed + 1), torch.stack([torch.arange(5) < real, torch.ones(5) > 0])
+    answer, found = layer(x, Words(words, mask)), layer.map(x, Words(words, mask))
+    torch.testing.assert_close(answer[:1], layer(x[:1], words[:1, :real]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(answer[1:], layer(x[1:], words[1:]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found[:1, ..., :real], layer.map(x[:1], words[:1, :real]), rtol=1e-5, atol=1e-6)
+    assert not found[0, ..., real:].any()
+    everyone = torch.ones(2, 5, dtype=torch.bool)
+    for alike in (Words(words), Words(words, everyone)):
+        torch.testing.assert_close(layer(x, alike), layer(x, words), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(layer.map(x, alike), layer.map(x, words), rtol=1e-5, atol=1e-6)
+    assert real == 5 or not torch.allclose(layer(x, words)[0], answer[0], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("mask", "says"),
+    [
+        (torch.ones(2, 4, dtype=torch.bool), r"WHO: mask has shape \(2, 4\) .* shape \(2, 3, 5\) it must be \(2, 3\)"),
+        (torch.ones(1, 3, dtype=torch.bool), r"mask has shape \(1, 3\)"),
+        (torch.ones(2, 3, 5, dtype=torch.bool), r"mask has shape \(2, 3, 5\)"),
+        (torch.ones(2, 3), "type torch.float32; .* of torch.bool, True for words that are there"),
+        (torch.ones(2, 3, dtype=torch.long), "type torch.int64"),
+        (torch.tensor([[True, False, False], [False] * 3]), "WHO: row 1 of mask has no word at all; even an empty cap"),
+    ],
+)
+def test_a_wrong_mask_is_told_what_it_must_be(mask, says):
+    with pytest.raises(ValueError, match=says):
+        check_mask("WHO", torch.zeros(2, 3, 5), mask)
+
+
+def test_a_right_mask_is_let_through():
+    check_mask("WHO", torch.zeros(2, 3, 5), torch.tensor([[True, False, False], [False, True, True]]))
+
+
+# A cross-attention that says nothing yet
+
+
+def test_a_silent_cross_attention_says_nothing_and_wakes_in_two_steps():
+    layer = randomise(CrossAttention(8, 6, 2))
+    before = {name: weight.detach().clone() for name, weight in layer.named_parameters()}
+    assert silence(layer) is layer
+    silent = {name for name, weight in layer.named_parameters() if not weight.any()}
+    assert silent == {"proj.weight", "proj.bias"}
+    assert all(torch.equal(weight, before[name]) for name, weight in layer.named_parameters() if name not in silent)
+    x, context = normal(2, 5, 8), normal(2, 4, 6, seed=1)
+    assert torch.equal(layer(x, context), torch.zeros(2, 5, 8))
+    optimiser, heard = torch.optim.SGD(layer.parameters(), 0.1), []
+    for _ in range(2):
+        optimiser.zero_grad()
+        (layer(x, context) - 1).square().sum().backward()
+        heard.append({name for name, weight in layer.named_parameters() if weight.grad.any()})
+        optimiser.step()
+    assert heard == [silent, set(before)]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from lesson_lib.attention import Words
 from lesson_lib.dit import (
     BLOCKS,
     STARTS,
@@ -26,7 +27,8 @@ from lesson_lib.vit import patchify
 
 SMALL = DiTConfig(8, 2, 3, hidden_size=24, depth=3, num_heads=3, num_classes=5, learn_sigma=False)
 WORDS = replace(SMALL, conditioning="adaln-single", num_classes=0, context_size=7)
-ALL = [*(replace(SMALL, conditioning=name) for name in BLOCKS), WORDS, replace(SMALL, learn_sigma=True)]
+POOLED = replace(SMALL, num_classes=0, pooled_size=5)
+ALL = [*(replace(SMALL, conditioning=name) for name in BLOCKS), WORDS, POOLED, replace(SMALL, learn_sigma=True)]
 
 
 def normal(*shape, seed=0):
@@ -39,6 +41,8 @@ def inputs(config, batch=4, seed=0):
     given = {"x": x, "t": torch.rand(batch, generator=g) * 1000}
     if config.num_classes:
         given["labels"] = torch.randint(config.num_classes + 1, (batch,), generator=g)
+    if config.pooled_size:
+        given["labels"] = torch.randn(batch, config.pooled_size, generator=g)
     if config.context_size:
         given["context"] = torch.randn(batch, 6, config.context_size, generator=g)
     return given
@@ -92,6 +96,9 @@ def test_every_kind_answers_with_a_picture_and_hears_time_and_class(config):
     assert (later - out).abs().amax(dim=(1, 2, 3)).min() > 1e-5
     if config.num_classes:
         other = model(**{**given, "labels": (given["labels"] + 1) % 6})
+        assert (other - out).abs().amax(dim=(1, 2, 3)).min() > 1e-5
+    if config.pooled_size:
+        other = model(**{**given, "labels": given["labels"] + 1})
         assert (other - out).abs().amax(dim=(1, 2, 3)).min() > 1e-5
     if config.context_size:
         words = given["context"].clone()
@@ -225,6 +232,7 @@ def test_a_third_of_a_dit_makes_shifts_scales_and_gates(name):
         ({"start": "one"}, "zero, gates, gaussian, xavier"),
         ({"start": "gates", "conditioning": "adaln"}, "needs conditioning 'adaln-zero'"),
         ({"context_size": 5}, "only blocks of conditioning 'adaln-single'"),
+        ({"pooled_size": 5}, "a pooled text takes the place of the classes: set num_classes to 0"),
     ],
 )
 def test_a_wrong_configuration_is_told_what_would_fit(change, says):
@@ -263,3 +271,85 @@ def test_words_of_another_width_are_refused():
 def test_a_network_without_classes_refuses_labels():
     with pytest.raises(ValueError, match="was built without labels"):
         DiT(WORDS)(**inputs(WORDS), labels=torch.zeros(4, dtype=torch.long))
+
+
+# Texts in the place of classes
+
+
+@pytest.mark.parametrize("conditioning", list(BLOCKS))
+def test_a_pooled_text_is_heard_where_a_class_would_be(conditioning):
+    """A network of classes whose table holds what the pooled texts become says the same."""
+    config = replace(POOLED, conditioning=conditioning)
+    text, classes = awake(DiT(config)), awake(DiT(replace(SMALL, conditioning=conditioning)), seed=1)
+    own = {name: weight for name, weight in text.state_dict().items() if not name.startswith("y_embedder")}
+    classes.load_state_dict({**classes.state_dict(), **own})
+    given = inputs(config)
+    classes.y_embedder.table.weight.data[:4] = text.y_embedder(given["labels"])
+    found, wanted = text(**given), classes(given["x"], given["t"], torch.arange(4))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (None, "was built with pooled text; call it with them"),
+        (torch.zeros(4, 6), r"pooled text has shape \(4, 6\); expected \(4, 5\)"),
+        (torch.zeros(3, 5), r"pooled text has shape \(3, 5\); expected \(4, 5\)"),
+        (torch.zeros(4, dtype=torch.long), r"pooled text has shape \(4,\); expected \(4, 5\)"),
+    ],
+)
+def test_a_wrong_pooled_text_is_told_what_was_expected(labels, says):
+    with pytest.raises(ValueError, match=says):
+        DiT(POOLED)(**{**inputs(POOLED), "labels": labels})
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 6))
+def test_words_that_fill_the_row_change_no_picture(seed, real):
+    model, given = awake(DiT(WORDS), seed), inputs(WORDS, seed=seed)
+    words, mask = given["context"], (torch.arange(6) < real).expand(4, 6)
+    out = model(**{**given, "context": Words(words, mask)})
+    torch.testing.assert_close(out, model(**{**given, "context": words[:, :real]}), rtol=1e-4, atol=1e-5)
+    filled = Words(torch.where(mask[..., None], words, 9.0), mask)
+    torch.testing.assert_close(model(**{**given, "context": filled}), out, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(**{**given, "context": Words(words)}), model(**given))
+    assert real == 6 or (model(**given) - out).abs().amax(dim=(1, 2, 3)).min() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("context", "says"),
+    [
+        (None, "was built with context; call it with them"),
+        (Words(torch.zeros(4, 6, 8)), r"context has shape \(4, 6, 8\); expected \(4, M, 7\)"),
+        (Words(torch.zeros(3, 6, 7)), r"context has shape \(3, 6, 7\); expected \(4, M, 7\)"),
+        (torch.zeros(4, 7), r"context has shape \(4, 7\); expected \(4, M, 7\)"),
+        (Words(torch.zeros(4, 6, 7), torch.ones(4, 5, dtype=torch.bool)), r"DiT: mask has shape \(4, 5\)"),
+        (Words(torch.zeros(4, 6, 7), torch.ones(4, 6)), "DiT: mask .* type torch.float32"),
+        (Words(torch.zeros(4, 6, 7), torch.zeros(4, 6, dtype=torch.bool)), "DiT: row 0 of mask has no word at all"),
+    ],
+)
+def test_wrong_words_are_told_what_was_expected(context, says):
+    with pytest.raises(ValueError, match=says):
+        DiT(WORDS)(**{**inputs(WORDS), "context": context})
+
+
+def test_the_words_of_a_fresh_network_are_silent_but_for_their_last_layer():
+    torch.manual_seed(0)
+    model = DiT(WORDS)
+    for block in model.blocks:
+        assert not block.cross_attn.proj.weight.any()
+        assert not block.cross_attn.proj.bias.any()
+        assert block.cross_attn.q.weight.any()
+        assert block.cross_attn.kv.weight.any()
+    nn.init.normal_(model.final_layer.linear.weight)
+    given = inputs(WORDS)
+    assert torch.equal(model(**given), model(**{**given, "context": given["context"].flip(0)}))
+
+
+def test_pixart_has_the_weights_that_its_paper_says():
+    """0.611 thousand million, of which the two layers that bring T5's 4,096 numbers to the width are the encoder's."""
+    config = DiTConfig(num_classes=0, context_size=1152, conditioning="adaln-single")
+    with torch.device("meta"):
+        model, caption = DiT(config), nn.Sequential(nn.Linear(4096, 1152), nn.Linear(1152, 1152))
+    counted = sum(weight.numel() for part in (model, caption) for weight in part.parameters() if weight.requires_grad)
+    assert round(counted / 1e9, 3) == 0.611

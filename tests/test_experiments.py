@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +12,17 @@ import pytest
 import torch
 
 from lesson_lib import results, train
+from lesson_lib import shapes as shapes_module
 from lesson_lib.data import digits, shapes
 from lesson_lib.dit import DiTConfig
-from lesson_lib.experiments import autoencoders, classifiers, dit_grid, dit_training, rope, shipped
+from lesson_lib.experiments import autoencoders, classifiers, dit_grid, dit_training, rope, shipped, text_to_image
 from lesson_lib.experiments.__main__ import EXPERIMENTS, main
 from lesson_lib.experiments.autoencoders import reconstruction_quality
 from lesson_lib.experiments.run import Experiment, run
 from lesson_lib.guidance import Guided
 from lesson_lib.samplers import SAMPLERS
 from lesson_lib.setup import Budget
+from lesson_lib.text import split_words
 
 SMOKE = Budget("smoke", torch.device("cpu"))
 ALL = {e.name: e for name in EXPERIMENTS for e in importlib.import_module(f"lesson_lib.experiments.{name}").EXPERIMENTS}
@@ -30,14 +33,22 @@ TINY = replace(DiTConfig.shapes16(), hidden_size=16, depth=1, num_heads=2)
 def networks(tmp_path, monkeypatch):
     """Return the folder of this test's trained networks: none is there before it, and none stays in build/."""
     folder = tmp_path / "networks"
-    monkeypatch.setattr(dit_training, "NETWORKS", folder)
+    for module in (dit_training, text_to_image):
+        monkeypatch.setattr(module, "NETWORKS", folder)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)  # twenty megabytes each
 
 
+@pytest.fixture
+def few_scenes(monkeypatch):
+    """Let experiments with captions draw 64 scenes where they ask for thousands."""
+    draw = text_to_image.scenes
+    monkeypatch.setattr(text_to_image, "scenes", lambda kind, count, seed: draw(kind, min(count, 64), seed))
+
+
 @pytest.mark.parametrize("name", list(ALL))
-def test_every_experiment_runs_at_the_smallest_size(name, tmp_path, monkeypatch):
-    for module in (dit_training, rope):
+def test_every_experiment_runs_at_the_smallest_size(name, tmp_path, monkeypatch, few_scenes):
+    for module in (dit_training, rope, text_to_image):
         monkeypatch.setattr(module, "SAMPLING_STEPS", 2)  # that they run is the question, not what they draw
     record = run(ALL[name], SMOKE, seeds=2, out=tmp_path, parts=tmp_path / "parts", progress=False)
     assert results.load(name, tmp_path) == record
@@ -337,3 +348,175 @@ def test_the_two_tasks_of_one_layer_ask_for_what_they_say():
                 wanted[row + 2, column + 2] = 1
             assert torch.equal(offset[row, column], wanted)
     torch.testing.assert_close(diagonal, diagonal.permute(1, 0, 3, 2))
+
+
+# Texts
+
+TINY_TEXT = text_to_image.joint(text_to_image.Size(32, 2, 1.0, double=1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "counts", "held_out"),
+    [("known", {1, 2}, 0), ("one", {1}, 0), ("two", {2}, 0), ("new one", {1}, 1), ("new two", {2}, 1)],
+)
+def test_scenes_are_what_they_say(kind, counts, held_out):
+    found = text_to_image.scenes(kind, 80, 7)
+    known, objects = found.attributes, set()
+    assert found.images.shape == (80, 3, 16, 16)
+    assert set(known["count"].tolist()) == counts
+    columns = (known[key].tolist() for key in ("colour", "shape", "size", "count"))
+    for colours, names, sizes, count in zip(*columns, strict=True):
+        shown = [(shapes_module.COLOURS[colours[n]], shapes_module.SHAPES[names[n]]) for n in range(count)]
+        assert sum(pair in text_to_image.HELD_OUT for pair in shown) == held_out
+        assert set(sizes[:count]) == {shapes_module.SIZES.index("large")}
+        objects |= set(shown)
+    assert {colour for colour, _ in objects} >= {colour for colour, _ in text_to_image.HELD_OUT}
+    assert {name for _, name in objects} == set(shapes_module.SHAPES)  # each part is known, if not each combination
+    colours = "|".join(shapes_module.COLOURS)
+    asked = shapes_module.read_captions([re.sub(rf"({colours})", r"a large \1", words) for words in found.captions])
+    for key in ("count", "colour", "shape", "size", "relation", "mentioned_first"):
+        assert torch.equal(asked[key], known[key]), key
+    assert torch.equal(found.labels, shapes_module.class_of(asked))
+    assert text_to_image.right(found.images, found) > 0.9  # the pictures show it too
+    assert text_to_image.right(found.images.roll(1, 0), found) < 0.3
+
+
+def test_held_out_are_one_of_every_shape_in_four_colours():
+    colours, names = (set(part) for part in zip(*text_to_image.HELD_OUT, strict=True))
+    assert len(text_to_image.HELD_OUT) == len(colours) == len(names) == 4
+
+
+def test_scenes_that_are_too_rare_are_no_silent_few(monkeypatch):
+    monkeypatch.setattr(text_to_image, "HELD_OUT", ())
+    with pytest.raises(ValueError, match="only 0 of 3 scenes of kind 'new two'"):
+        text_to_image.scenes("new two", 3, 99)
+
+
+def test_plain_captions_have_twenty_words_without_articles_and_sizes():
+    assert text_to_image.plain("a large red circle above a large blue square") == "red circle above blue square"
+    assert text_to_image.plain("a large red cross at the top left") == "red cross at the top left"
+    tokenizer = text_to_image.tokenizer_of_plain()
+    assert len(tokenizer.words) == 20
+    assert not {"a", "large", "small"} & set(tokenizer.words)
+    rows = tokenizer([words for kind in ("known", "new two") for words in text_to_image.scenes(kind, 80, 7).captions])
+    assert int((rows > 0).sum(dim=1).max()) == rows.shape[1] == 7
+    assert tokenizer(["red circle left of blue square"]).all()
+
+
+@pytest.mark.parametrize(
+    ("variants", "what"),
+    [(text_to_image.EQUAL_PARAMETERS, "parameters"), (text_to_image.EQUAL_COMPUTE, "macs_millions")],
+)
+def test_networks_that_are_compared_cost_the_same(variants, what):
+    costs = {name: text_to_image.cost(config)[what] for name, config in variants.items()}
+    assert costs == {name: pytest.approx(costs["double-stream"], rel=0.03) for name in variants}
+    assert list(variants) == [
+        "one vector",
+        "cross-attention",
+        "one sentence",
+        "double-stream",
+        "single-stream",
+        "hybrid",
+    ]
+
+
+def test_a_cost_is_that_of_the_network_without_its_encoder():
+    model = text_to_image.build(TINY_TEXT)
+    found = text_to_image.cost(TINY_TEXT)
+    assert found["parameters"] == sum(weight.numel() for weight in model.network.parameters())
+    shared = [text_to_image.cost(config)["parameters"] for config in text_to_image.SHARING.values()]
+    assert shared == sorted(shared, reverse=True)
+    assert shared[-1] < shared[0] / 3
+
+
+@pytest.mark.parametrize("name", list(text_to_image.EQUAL_PARAMETERS))
+def test_every_way_to_hear_a_text_hears_it_in_its_own_way(name):
+    model = text_to_image.build(text_to_image.EQUAL_PARAMETERS[name])
+    assert (model.hears_pooled, model.hears_words) == (name != "cross-attention", name != "one vector")
+    ids = model.encoder.tokenizer(["red circle above blue square", ""])
+    assert model(torch.zeros(2, 3, 16, 16), torch.zeros(2), ids).shape == (2, 3, 16, 16)
+
+
+def test_a_text_network_continues_an_earlier_share_and_is_found_again(steps, networks, few_scenes):
+    whole = text_to_image.trained(TINY_TEXT, 0, 1.0, SMOKE)
+    assert steps == [0, 1, 2, 3]
+    assert not whole.training
+    shutil.rmtree(networks)
+    steps.clear()
+    half = text_to_image.trained(TINY_TEXT, 0, 0.5, SMOKE)
+    assert steps == [0, 1]
+    continued = text_to_image.trained(TINY_TEXT, 0, 1.0, SMOKE)
+    assert steps == [0, 1, 2, 3]
+    assert torch.equal(weights(continued), weights(whole))
+    assert not torch.equal(weights(half), weights(whole))
+    for share, model in ((1.0, whole), (0.5, half)):
+        assert torch.equal(weights(text_to_image.trained(TINY_TEXT, 0, share, SMOKE)), weights(model))
+    assert steps == [0, 1, 2, 3]
+    assert len(list(networks.iterdir())) == 2
+
+
+def test_whatever_decides_the_outcome_makes_another_text_network(steps, networks, few_scenes, monkeypatch):
+    text_to_image.trained(TINY_TEXT, 0, 1.0, SMOKE)
+
+    def trains_anew(config=TINY_TEXT, seed=0, **changes):
+        steps.clear()
+        text_to_image.trained(config, seed, 1.0, SMOKE, **changes)
+        return steps == [0, 1, 2, 3]
+
+    assert not trains_anew()
+    assert trains_anew(seed=1)
+    assert trains_anew(replace(TINY_TEXT, qk_norm=False))
+    assert trains_anew(dropout=0.3)
+    assert trains_anew(frozen=True)
+    plain = text_to_image.settings
+    for name, value in (("lr", 1e-3), ("batch_size", 16), ("warmup", 10), ("ema", 0.9), ("times", "uniform")):
+        with monkeypatch.context() as patch:
+            changed = {name: value}
+            patch.setattr(text_to_image, "settings", lambda *given, changed=changed: plain(*given) | changed)
+            assert trains_anew(), name
+    assert not trains_anew()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_frozen_encoder_stays_as_it_was_drawn(frozen, few_scenes):
+    torch.manual_seed(0)
+    drawn = text_to_image.build(TINY_TEXT, frozen)
+    model = text_to_image.trained(TINY_TEXT, 0, 1.0, SMOKE, frozen=frozen)
+    assert torch.equal(weights(model.encoder), weights(drawn.encoder)) == frozen
+    assert not torch.equal(weights(model.network), weights(drawn.network))
+
+
+def test_drawing_repeats_itself_and_hears_caption_scale_and_negative_prompt(monkeypatch):
+    monkeypatch.setattr(text_to_image, "SAMPLING_STEPS", 2)
+    torch.manual_seed(0)
+    model, captions = text_to_image.build(TINY_TEXT).eval(), ["red circle above blue square", "green cross at the top"]
+    for weight in model.network.parameters():
+        weight.data += 0.05 * torch.randn(weight.shape)
+    images = text_to_image.draw(model, captions, 0, 2.0)
+    assert images.shape == (2, 3, 16, 16)
+    assert images.abs().max() <= 1
+    assert torch.equal(text_to_image.draw(model, captions, 0, 2.0), images)
+    for change in ({"seed": 1}, {"scale": 1.0}, {"nothing": "pink circle"}, {"captions": captions[::-1]}):
+        assert not torch.equal(
+            text_to_image.draw(model, **{"captions": captions, "seed": 0, "scale": 2.0, **change}), images
+        )
+    alone = text_to_image.draw(model, captions, 0, 1.0)
+    assert torch.equal(text_to_image.draw(model, captions, 0, 1.0, "pink circle"), alone)  # no guidance, no negative
+
+
+def test_words_that_act_on_their_own_objects_are_told_from_those_that_do_not():
+    asked = text_to_image.scenes("two", 40, 7)
+    words = [split_words(caption) for caption in asked.captions]
+    cover = text_to_image.patch_cover(text_to_image.masks(asked.attributes, torch.zeros(40, 2, 3), size=16), 4)
+    alone = ((cover > 0) & (cover.flip(1) == 0)).float().flatten(2)  # patches with one of the two objects
+    names = {"colour": shapes_module.COLOURS, "shape": shapes_module.SHAPES}
+    for kind in names:
+        own, other = torch.zeros(2, 40, 2, 16, 7)
+        for row, sentence in enumerate(words):
+            first = int(asked.attributes["mentioned_first"][row])
+            for place, n in enumerate(n for n, word in enumerate(sentence) if word in names[kind]):
+                own[row, :, :, n] = alone[row, first if place == 0 else 1 - first]
+                other[row, :, :, n] = alone[row, 1 - first if place == 0 else first]
+        for attention, share in ((own, 1.0), (other, 0.0), (torch.ones(40, 2, 16, 7), 0.5)):
+            found = text_to_image._on_object(attention, 7, words, asked, cover, kind)
+            assert found == pytest.approx(share, abs=1e-6)

@@ -315,7 +315,6 @@ ACT_METRICS = {
 }
 
 
-@torch.no_grad()
 def measure_words(variant: str, seed: int, settings: dict[str, Any], budget: Budget) -> dict[str, Any]:
     """Return where the words of two-object captions are heard, at several times, averaged over blocks and heads."""
     model = trained(READERS[variant], seed, 1.0, budget)
@@ -425,8 +424,9 @@ def _norm_run(config: Config, lr: float, seed: int, chosen: dict[str, Any], budg
     noisy = (0.5 * (held_out.images + noise)).to(budget.device)
     t = torch.full((32,), 500.0, device=budget.device)
     maps = prompt_maps(inner, noisy, t, ids)
-    largest = max(one.max().item() for one in prompt_maps(inner, noisy, t, ids, scores=True))
-    entropies = [-(one.clamp(min=1e-12).log() * one).sum(dim=-1).mean().item() for one in maps]
+    largest = torch.stack([one.max() for one in prompt_maps(inner, noisy, t, ids, scores=True)]).max().item()
+    asked = [one[:, :, ids.shape[1] :] for one in maps]  # the patches' rows
+    entropies = [-(one.clamp(min=1e-12).log() * one).sum(dim=-1).mean().item() for one in asked]
     return {
         "loss": _at_most(sum(losses) / len(losses), 2.0),
         "largest_score": _at_most(largest, 1e6),
