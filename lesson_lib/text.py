@@ -47,7 +47,7 @@ class WordTokenizer:
 
     @classmethod
     def shapes(cls) -> WordTokenizer:
-        """Return the tokenizer of the captions of shapes: 30 words at most, no caption longer than 11 with its end."""
+        """Return the tokenizer of shapes.describe's captions; none of them is longer than 11 with its end."""
         sentences = ("a at the", *SIZES, *COLOURS, *SHAPES, *PLACES, *RELATIONS, *MIRRORED)
         return cls(sorted({word for sentence in sentences for word in split_words(sentence)}), 11)
 

@@ -41,9 +41,9 @@ def networks(tmp_path, monkeypatch):
 
 @pytest.fixture
 def few_scenes(monkeypatch):
-    """Let experiments with captions draw 64 scenes where they ask for thousands."""
+    """Let experiments with captions draw 80 scenes, enough for FD-judge, where they ask for thousands."""
     draw = text_to_image.scenes
-    monkeypatch.setattr(text_to_image, "scenes", lambda kind, count, seed: draw(kind, min(count, 64), seed))
+    monkeypatch.setattr(text_to_image, "scenes", lambda kind, count, seed: draw(kind, min(count, 80), seed))
 
 
 @pytest.mark.parametrize("name", list(ALL))

@@ -155,9 +155,9 @@ def plain(caption: str) -> str:
 
 @cache
 def tokenizer_of_plain() -> WordTokenizer:
-    """Return the tokenizer of the plain captions of large objects: 20 words, at most 6 in a caption."""
+    """Return the tokenizer of the plain captions of one or two large objects."""
     drawn = draw_attributes(2000, (1, 2), torch.Generator().manual_seed(0))[0]
-    drawn["size"] = drawn["size"].clamp(max=1) * 0 + 1
+    drawn["size"] = torch.ones_like(drawn["size"])
     return WordTokenizer.of(plain(caption) for caption in shapes.describe(drawn))
 
 
