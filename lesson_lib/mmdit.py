@@ -7,7 +7,7 @@ whole; then the newer block of one stream, and its whole. Everywhere the words c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -556,7 +556,7 @@ class SingleStreamDiT(nn.Module):
         )
         self.context_norm = RMSNorm(config.context_size, eps=1e-5)
         self.context_embedder = nn.Linear(config.context_size, width)
-        self.ropes = nn.ModuleList(AxialRope(config.axes, config.rope_base) for _ in range(3))
+        self.rope = AxialRope(config.axes, config.rope_base)
         self.context_refiner = nn.ModuleList(SandwichBlock(*told) for _ in range(config.refiners))
         self.noise_refiner = nn.ModuleList(SandwichBlock(*told, config.condition_size) for _ in range(config.refiners))
         self.blocks = nn.ModuleList(SandwichBlock(*told, config.condition_size) for _ in range(config.depth))
@@ -574,10 +574,9 @@ class SingleStreamDiT(nn.Module):
             raise ValueError(f"SingleStreamDiT: t has shape {tuple(t.shape)} for {len(x)} pictures; wanted ({len(x)},)")
         rows, columns = (side // self.config.patch_size for side in x.shape[2:])
         count = words.shape[1]
-        places = places_of(count, rows, columns, "continued", 3, x.device)
-        turn_text, turn_image, turn = (
-            rope(part) for rope, part in zip(self.ropes, (places[:count], places[count:], places), strict=True)
-        )
+        turn = self.rope(places_of(count, rows, columns, "continued", 3, x.device))
+        turn_text = replace(turn, cos=turn.cos[:count], sin=turn.sin[:count])
+        turn_image = replace(turn, cos=turn.cos[count:], sin=turn.sin[count:])
         c = self.t_embedder(sinusoidal(t, 256))
         told = F.silu(c) if self.config.silu else c
         text, image = self.context_embedder(self.context_norm(words)), self.x_embedder(x)

@@ -57,13 +57,11 @@ def prompt(
     if front_end():
         from IPython.display import display
 
-        display(_text_box(draw, examples[0], drawn[0], label, alt, width)[2])
+        display(_text_box(draw, examples[0], drawn[0], label, alt, width))
 
 
-def _text_box(
-    draw: Callable[[str], None], first: str, picture: bytes, label: str, alt: str, width: float
-) -> tuple[Any, Any, Any]:
-    """Build the box, the line under it and what holds them with the picture. Only what ipywidgets 7.7 has."""
+def _text_box(draw: Callable[[str], None], first: str, picture: bytes, label: str, alt: str, width: float) -> Any:
+    """Build the box, the line under it and the picture, in one. Only what ipywidgets 7.7 has."""
     import ipywidgets
 
     wide = ipywidgets.Layout(width="520px")
@@ -82,7 +80,7 @@ def _text_box(
             told.value = str(error)
 
     box.observe(redraw, names="value")
-    return box, told, ipywidgets.VBox([box, told, image])
+    return ipywidgets.VBox([box, told, image])
 
 
 def front_end() -> bool:

@@ -32,17 +32,16 @@ from lesson_lib import (
 from lesson_lib.attention import Words
 from lesson_lib.dit import DiT, DiTConfig
 from lesson_lib.evaluate import JUDGE_FILE, count_macs, fd_judge, load_judge, prompt_hits, trained_parameters
-from lesson_lib.experiments.autoencoders import CHECKPOINTS
 from lesson_lib.experiments.dit_training import NETWORKS
 from lesson_lib.experiments.run import Experiment
+from lesson_lib.experiments.shipped import load_shipped
+from lesson_lib.experiments.text_models import draw_captions
 from lesson_lib.flow import RectifiedFlow
-from lesson_lib.guidance import Guided
 from lesson_lib.mmdit import MMDiT, MMDiTConfig
 from lesson_lib.readout import image_to_text, patch_cover, prompt_maps, share_inside, text_mass
 from lesson_lib.results import sources_sha256
-from lesson_lib.samplers import euler
 from lesson_lib.setup import Budget
-from lesson_lib.shapes import ImageSet, class_of, draw_attributes, masks
+from lesson_lib.shapes import ImageSet, draw_attributes, masks
 from lesson_lib.shapes import shapes as draw_shapes
 from lesson_lib.text import (
     CaptionConfig,
@@ -52,7 +51,7 @@ from lesson_lib.text import (
     WordTokenizer,
     start_from_classes,
 )
-from lesson_lib.train import denoising_loss, fit, load_model
+from lesson_lib.train import TrainRecord, denoising_loss, fit
 
 SOURCES = (attention, dit, embed, flow, guidance, mmdit, position, samplers, shapes, text, train, vit)
 SAMPLING_STEPS, ENCODER_WIDTH, PATCH = 12, 64, 4
@@ -126,19 +125,23 @@ SHARING: dict[str, Config] = {
 }
 
 
+def network_of(config: Config) -> DiT | MMDiT:
+    """Build the untrained network of a configuration of either family, without an encoder."""
+    return MMDiT(config) if isinstance(config, MMDiTConfig) else DiT(config)
+
+
 def build(config: Config, frozen: bool = False) -> TextToImage:
     """Build the untrained network of a configuration, with an encoder of its own."""
     tokenizer = tokenizer_of_plain()
     caption = CaptionConfig(tokenizer.words, tokenizer.length, ENCODER_WIDTH, depth=2, num_heads=2)
-    network = MMDiT(config) if isinstance(config, MMDiTConfig) else DiT(config)
-    return TextToImage(CaptionEncoder(caption, frozen), network)
+    return TextToImage(CaptionEncoder(caption, frozen), network_of(config))
 
 
 def cost(config: Config) -> dict[str, float]:
     """Return what one call of a network costs for one picture and one caption, without the encoder."""
     length, width = tokenizer_of_plain().length, ENCODER_WIDTH
     with torch.device("meta"):
-        network = MMDiT(config) if isinstance(config, MMDiTConfig) else DiT(config)
+        network = network_of(config)
         heard = torch.empty(1, width) if config.pooled_size else None
         words = Words(torch.empty(1, length, width)) if config.context_size else None
         macs = count_macs(network, torch.empty(1, 3, 16, 16), torch.empty(1), heard, words)
@@ -178,7 +181,7 @@ def scenes(kind: str, count: int, seed: int) -> ImageSet:
     found = drawn.subset(fits.nonzero()[:count, 0])
     if len(found) < count:
         raise ValueError(f"scenes: only {len(found)} of {count} scenes of kind {kind!r}")
-    return replace(found, captions=tuple(map(plain, found.captions)), labels=class_of(found.attributes))
+    return replace(found, captions=tuple(map(plain, found.captions)))
 
 
 # --- training and measuring ----------------------------------------------------------------------------------------
@@ -213,6 +216,18 @@ def settings(budget: Budget) -> dict[str, Any]:
     }
 
 
+def learn(
+    model: nn.Module, data: ImageSet, seed: int, chosen: dict[str, Any], budget: Budget, dropout: float = 0.1,
+    **rest: Any,
+) -> TrainRecord:  # fmt: skip
+    """Train a network, called with the numbers of captions, on scenes; rest: of train.fit, its steps at least."""
+    return fit(
+        model, (data.images.to(budget.device), torch.arange(len(data)).to(budget.device)),
+        denoising_loss(RectifiedFlow(time=chosen["times"]), label_dropout=dropout), batch_size=chosen["batch_size"],
+        lr=chosen["lr"], warmup=chosen["warmup"], ema=chosen["ema"], seed=seed, progress=False, **rest,
+    )  # fmt: skip
+
+
 def trained(
     config: Config, seed: int, share: float, budget: Budget, dropout: float = 0.1, frozen: bool = False
 ) -> TextToImage:  # fmt: skip
@@ -229,22 +244,24 @@ def trained(
     before = [file for part, file in files.items() if part < share and file.exists()]
     if before and not files[share].exists():
         shutil.copyfile(before[-1], files[share])
-    fit(
-        model, (data.images.to(budget.device), torch.arange(len(data)).to(budget.device)),
-        denoising_loss(RectifiedFlow(time=chosen["times"]), label_dropout=dropout), steps=steps[share],
-        batch_size=chosen["batch_size"], lr=chosen["lr"], warmup=chosen["warmup"], ema=chosen["ema"], seed=seed,
-        progress=False, checkpoint=files[share], every=10**9, resume=True,
-    )  # fmt: skip
+    learn(
+        model,
+        data,
+        seed,
+        chosen,
+        budget,
+        dropout,
+        steps=steps[share],
+        checkpoint=files[share],
+        every=10**9,
+        resume=True,
+    )
     return model.model.eval()
 
 
-@torch.no_grad()
 def draw(model: TextToImage, captions: Sequence[str], seed: int, scale: float, nothing: str = "") -> Tensor:
     """Return a picture (B, 3, 16, 16) for each caption; the noise is the seed's, whatever the network."""
-    device = next(model.parameters()).device
-    noise = torch.randn(len(captions), 3, 16, 16, generator=torch.Generator().manual_seed(1000 + seed))
-    asked = Guided(Captioned(model, captions, nothing), torch.arange(len(captions)).to(device), scale)
-    return euler(asked, noise.to(device), SAMPLING_STEPS, RectifiedFlow()).clamp(-1, 1)
+    return draw_captions(model, captions, 1000 + seed, scale, SAMPLING_STEPS, nothing)
 
 
 def right(images: Tensor, asked: ImageSet) -> float:
@@ -325,15 +342,16 @@ def measure_words(variant: str, seed: int, settings: dict[str, Any], budget: Bud
     noise = torch.randn(asked.images.shape, generator=torch.Generator().manual_seed(seed))
     ids = model.encoder.tokenizer(asked.captions)
     length, words = ids.shape[1], [text.split_words(caption) for caption in asked.captions]
+    spoken, patches = (ids != text.PADDING).sum(dim=1), cover[0, 0].numel()
+    equal = spoken / (spoken + patches)  # the words' share of all tokens
     found: dict[str, list[float]] = {name: [] for name in ACT_METRICS}
     for time in TIMES:
         t = torch.full((len(asked),), time)
         noisy = RectifiedFlow().training_pair(asked.images, noise, t)[0]
         maps = prompt_maps(model, noisy.to(budget.device), (1000 * t).to(budget.device), ids.to(budget.device))
-        maps = [one.cpu() for one in maps if one.shape[-1] != one.shape[-2] or one.shape[-1] != cover[0, 0].numel()]
+        maps = [one.cpu() for one in maps if one.shape[-1] != patches]  # not those among the patches alone
         colour = [_on_object(one, length, words, asked, cover, "colour") for one in maps]
         shape = [_on_object(one, length, words, asked, cover, "shape") for one in maps]
-        equal = (ids != text.PADDING).sum(dim=1) / ((ids != text.PADDING).sum(dim=1) + maps[0].shape[2] - length)
         joint_maps = [one for one in maps if one.shape[-1] == one.shape[-2]]
         mass = [(text_mass(one, length).mean(dim=1) / equal).mean().item() for one in joint_maps]
         found["colour"].append(sum(colour) / len(colour))
@@ -406,14 +424,10 @@ def _norm_run(config: Config, lr: float, seed: int, chosen: dict[str, Any], budg
     data = scenes("known", 8000, 3)
     torch.manual_seed(seed)
     model = LowPrecision(Captioned(build(config).to(budget.device), data.captions))
-    tensors = (data.images.to(budget.device), torch.arange(len(data)).to(budget.device))
     losses = [2.0]
     try:
-        record = fit(
-            model, tensors, denoising_loss(RectifiedFlow(time=chosen["times"]), label_dropout=0.1),
-            steps=chosen["steps"], batch_size=chosen["batch_size"], lr=lr, warmup=chosen["warmup"], clip=chosen["clip"],
-            ema=chosen["ema"], seed=seed, progress=False,
-        )  # fmt: skip
+        recipe = {**chosen, "lr": lr}
+        record = learn(model, data, seed, recipe, budget, steps=chosen["steps"], clip=chosen["clip"])
         losses = record.losses[-max(1, len(record.losses) // 10) :]
     except FloatingPointError:
         pass
@@ -423,9 +437,9 @@ def _norm_run(config: Config, lr: float, seed: int, chosen: dict[str, Any], budg
     noise = torch.randn(held_out.images.shape, generator=torch.Generator().manual_seed(seed))
     noisy = (0.5 * (held_out.images + noise)).to(budget.device)
     t = torch.full((32,), 500.0, device=budget.device)
-    maps = prompt_maps(inner, noisy, t, ids)
-    largest = torch.stack([one.max() for one in prompt_maps(inner, noisy, t, ids, scores=True)]).max().item()
-    asked = [one[:, :, ids.shape[1] :] for one in maps]  # the patches' rows
+    scores = prompt_maps(inner, noisy, t, ids, scores=True)
+    largest = torch.stack([one.max() for one in scores]).max().item()
+    asked = [one[:, :, ids.shape[1] :].softmax(dim=-1) for one in scores]  # the patches' rows
     entropies = [-(one.clamp(min=1e-12).log() * one).sum(dim=-1).mean().item() for one in asked]
     return {
         "loss": _at_most(sum(losses) / len(losses), 2.0),
@@ -461,7 +475,7 @@ def start_settings(budget: Budget) -> dict[str, Any]:
 
 def measure_start(variant: str, seed: int, settings: dict[str, Any], budget: Budget) -> dict[str, Any]:
     """Train a cross-attention network, fresh or with the weights of dit-shapes-axial, and measure it on the way."""
-    source = load_model(CHECKPOINTS / "dit-shapes-axial.safetensors", shipped_dit)
+    source = load_shipped("dit-shapes-axial")[0]
     assert isinstance(source, DiT)
     data = scenes("one", 4000, 3)
     torch.manual_seed(seed)
@@ -472,11 +486,8 @@ def measure_start(variant: str, seed: int, settings: dict[str, Any], budget: Bud
     found: dict[str, list[float]] = {name: [] for name in START_METRICS}
     with TemporaryDirectory() as folder:
         for share in START_SHARES:
-            fit(
-                asked, (data.images.to(budget.device), torch.arange(len(data)).to(budget.device)),
-                denoising_loss(RectifiedFlow(time=settings["times"]), label_dropout=0.1),
-                steps=max(1, round(share * settings["steps"])), batch_size=settings["batch_size"], lr=settings["lr"],
-                warmup=settings["warmup"], ema=settings["ema"], seed=seed, progress=False,
+            learn(
+                asked, data, seed, settings, budget, steps=max(1, round(share * settings["steps"])),
                 checkpoint=Path(folder) / "run.safetensors", every=10**9, resume=True,
             )  # fmt: skip
             for metric, kind in {"one": "one", "new_one": "new one"}.items():
@@ -484,11 +495,6 @@ def measure_start(variant: str, seed: int, settings: dict[str, Any], budget: Bud
                 drawn = draw(model.eval(), wanted.captions, seed, settings["guidance_scale"])
                 found[metric].append(right(drawn, wanted))
     return found
-
-
-def shipped_dit(config: dict[str, Any]) -> DiT:
-    """Build the untrained DiT of a shipped checkpoint's configuration."""
-    return DiT(replace(getattr(DiTConfig, config["dit"])(), positions=config["positions"]))
 
 
 EXPERIMENTS = (
