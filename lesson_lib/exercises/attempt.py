@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,11 +161,16 @@ def _built(answer: Any, case: Case, name: str) -> Any:
     except NotImplementedError:
         raise
     except Exception as error:
-        given = ", ".join(f"{key}={_short(value)}" for key, value in case.build.items())
-        raise CannotBuild(
-            f"{name}({given}) cannot be built: {type(error).__name__}: {error}. "
-            "Only the body of the one method is yours to write; leave the constructor as it was."
-        ) from error
+        raise cannot_build(name, case.build, type(error).__name__, str(error)) from error
+
+
+def cannot_build(name: str, build: Mapping[str, Any], kind: str, text: str) -> CannotBuild:
+    """Return what to raise where a class does not build: its arguments, and the error's kind and text."""
+    given = ", ".join(f"{key}={_short(value)}" for key, value in build.items())
+    return CannotBuild(
+        f"{name}({given}) cannot be built: {kind}: {text}. "
+        "Only the body of the one method is yours to write; leave the constructor as it was."
+    )
 
 
 def _short(value: Any) -> str:
@@ -185,14 +190,18 @@ def _random_weights(exercise: Exercise, case: Case) -> dict[str, Tensor]:
 
 
 def _give_weights(instance: nn.Module, weights: dict[str, Tensor], name: str) -> None:
-    own = instance.state_dict()
+    check_weights(name, {key: tensor.shape for key, tensor in instance.state_dict().items()}, weights)
+    instance.load_state_dict(weights)
+
+
+def check_weights(name: str, own: Mapping[str, Sequence[int]], weights: Mapping[str, Tensor]) -> None:
+    """Raise CannotBuild where a class holds other parameters, own by name and shape, than the weights it must take."""
     missing, extra = [k for k in weights if k not in own], [k for k in own if k not in weights]
     if missing or extra:
         told = [f"{name} has no weights called {', '.join(missing)}"] * bool(missing)
         told += [f"{', '.join(extra)} should not be there"] * bool(extra)
         raise CannotBuild("; ".join(told) + ". Leave the constructor and its names as they were.")
     for key, tensor in weights.items():
-        if own[key].shape != tensor.shape:
-            shapes = f"{tuple(own[key].shape)}; {tuple(tensor.shape)} is expected"
+        if tuple(own[key]) != tuple(tensor.shape):
+            shapes = f"{tuple(own[key])}; {tuple(tensor.shape)} is expected"
             raise CannotBuild(f"{name}: the weights {key} have shape {shapes}. Leave the constructor as it was.")
-    instance.load_state_dict(weights)

@@ -21,7 +21,7 @@ from lesson_lib.exercises.attempt import (
     prepared,
 )
 from lesson_lib.exercises.compare import array, close, difference, equal, flatten, is_number, kind, shape_text
-from lesson_lib.exercises.core import Case, Exercise, counted
+from lesson_lib.exercises.core import Case, Exercise, Mistake, counted
 from lesson_lib.exercises.guard import TimeLimit, call, learner_line
 
 
@@ -75,36 +75,26 @@ class Report:
 class Climb:
     """One answer on its way up, beside the library's on the same cases."""
 
-    exercise: Exercise
+    trial: Trial
     answer: Any
-    cases: list[Case]
     tries: list[Attempt] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.exercise, self.cases = self.trial.exercise, self.trial.cases
         for case in self.cases:
             self.tries.append(attempt(self.exercise, self.answer, case))
             if isinstance(self.tries[-1].error, TimeLimit):
                 break
 
     @cached_property
-    def wanted(self) -> list[Attempt]:
-        """What the library's own version does."""
-        return _reference_tries(self.exercise, self.cases, attempt)
-
-    @cached_property
     def gradients(self) -> list[Attempt]:
         """What the answer sends back."""
         return [attempt_gradients(self.exercise, self.answer, case) for case in self.cases]
 
-    @cached_property
-    def wanted_gradients(self) -> list[Attempt]:
-        """What the library's own version sends back."""
-        return _reference_tries(self.exercise, self.cases, attempt_gradients)
-
     def leaves(self) -> list[tuple[Case, str, Any, Any]]:
         """List (case, place, got, expected) for every tensor and number that came back."""
         found = []
-        for case, got, want in zip(self.cases, self.tries, self.wanted, strict=True):
+        for case, got, want in zip(self.cases, self.tries, self.trial.wanted, strict=True):
             own, expected = flatten(got.value), flatten(want.value)
             found += [(case, place, own[place], expected[place]) for place in expected]
         return found
@@ -118,28 +108,63 @@ class Climb:
         return "", ""
 
 
+@dataclass
+class Trial:
+    """Some cases of an exercise with what the library's own version and every known mistake do on them.
+
+    All of it is worked out when it is first asked for, and kept: a class of students climbs on the same cases.
+    """
+
+    exercise: Exercise
+    cases: list[Case]
+    _known: dict[str, tuple[Climb, str]] = field(default_factory=dict)
+
+    @cached_property
+    def wanted(self) -> list[Attempt]:
+        """What the library's own version does."""
+        return _reference_tries(self.exercise, self.cases, attempt)
+
+    @cached_property
+    def wanted_gradients(self) -> list[Attempt]:
+        """What the library's own version sends back."""
+        return _reference_tries(self.exercise, self.cases, attempt_gradients)
+
+    def known(self, mistake: Mistake) -> tuple[Climb, str]:
+        """Return a known mistake's climb and the rung it falls from."""
+        if mistake.name not in self._known:
+            climb = Climb(self, self.exercise.adopt(mistake.function))
+            self._known[mistake.name] = climb, climb.first_failure()[0]
+        return self._known[mistake.name]
+
+    def examine(self, answer: Any) -> Report:
+        """Climb the ladder with an answer, and name the known mistake that behaves the same."""
+        exercise = self.exercise
+        sentence = _wrong_kind(exercise, answer)
+        if sentence:
+            return Report(exercise, "signature", sentence)
+        climb = Climb(self, answer)
+        rung, sentence = climb.first_failure()
+        printed = next((one.outcome.printed for one in climb.tries if one.outcome.printed), "")
+        if rung in ("", "attempted", "signature"):
+            return Report(exercise, rung, sentence, printed=printed)
+        for mistake in exercise.mistakes:
+            known, fallen = self.known(mistake)
+            if fallen == rung and _alike(climb, known, rung):
+                told = mistake.sentence
+                if mistake.name == exercise.broken:
+                    told = (
+                        "It still does what the code did when you were given it. Read it line by line against the text."
+                    )
+                return Report(exercise, rung, sentence, mistake.name, told, printed)
+        return Report(exercise, rung, sentence, printed=printed)
+
+
 def examine(exercise: Exercise, answer: Any, seed: int = 0, n: int = 4) -> Report:
     """Climb the ladder with an answer, on n random cases, and name the known mistake that behaves the same.
 
     answer: a function, or the whole class where the exercise is a method.
     """
-    sentence = _wrong_kind(exercise, answer)
-    if sentence:
-        return Report(exercise, "signature", sentence)
-    climb = Climb(exercise, answer, list(exercise.cases(seed, n)))
-    rung, sentence = climb.first_failure()
-    printed = next((one.outcome.printed for one in climb.tries if one.outcome.printed), "")
-    if rung in ("", "attempted", "signature"):
-        return Report(exercise, rung, sentence, printed=printed)
-    for mistake in exercise.mistakes:
-        known = Climb(exercise, exercise.adopt(mistake.function), climb.cases)
-        known.wanted = climb.wanted  # the library's answers to the same cases
-        if known.first_failure()[0] == rung and _alike(climb, known, rung):
-            told = mistake.sentence
-            if mistake.name == exercise.broken:
-                told = "It still does what the code did when you were given it. Read it line by line against the text."
-            return Report(exercise, rung, sentence, mistake.name, told, printed)
-    return Report(exercise, rung, sentence, printed=printed)
+    return Trial(exercise, list(exercise.cases(seed, n))).examine(answer)
 
 
 def _reference_tries(exercise: Exercise, cases: list[Case], how: Callable[..., Attempt]) -> list[Attempt]:
@@ -204,7 +229,7 @@ def _signature(climb: Climb) -> str:
 
 def _runs(climb: Climb) -> str:
     # The library's version first: where a case itself is wrong, the author must hear of it, not the learner.
-    assert len(climb.wanted) == len(climb.cases)
+    assert len(climb.trial.wanted) == len(climb.cases)
     for case, one in zip(climb.cases, climb.tries, strict=False):
         error = one.error
         if isinstance(error, TimeLimit):
@@ -213,7 +238,7 @@ def _runs(climb: Climb) -> str:
             return str(error)
         if error is not None:
             first = (str(error).strip().splitlines() or [""])[0]
-            line = learner_line(error.__traceback__)
+            line = getattr(error, "learner_line", "") or learner_line(error.__traceback__)
             place = f"\n  On {line}" if line else ""
             return f"It stops with {type(error).__name__}: {first}{place}{_for_shapes(climb, case)}"
     return ""
@@ -225,7 +250,7 @@ def _for_shapes(climb: Climb, case: Case, start: str = "\n  Called with ") -> st
 
 
 def _returns(climb: Climb) -> str:
-    for got, want in zip(climb.tries, climb.wanted, strict=True):
+    for got, want in zip(climb.tries, climb.trial.wanted, strict=True):
         if _family(got.value) != _family(want.value):
             advice = {
                 "nothing (None)": " Is there a return at the end?",
@@ -271,7 +296,7 @@ def _dtype_and_device(climb: Climb) -> str:
 
 
 def _unchanged(climb: Climb) -> str:
-    for got, want in zip(climb.tries, climb.wanted, strict=True):
+    for got, want in zip(climb.tries, climb.trial.wanted, strict=True):
         changed = [name for name in got.changed if name not in want.changed]
         if changed:
             names = " and ".join(changed)
@@ -324,7 +349,7 @@ def _properties(climb: Climb) -> str:
 def _gradient(climb: Climb) -> str:
     if not climb.exercise.gradient:
         return ""
-    for got, want in zip(climb.gradients, climb.wanted_gradients, strict=True):
+    for got, want in zip(climb.gradients, climb.trial.wanted_gradients, strict=True):
         if not any(g is not None for g in want.gradients.values()):
             continue
         if got.error:

@@ -529,7 +529,7 @@ def _whole(g: torch.Generator, size: int) -> Case:
     config = MMDiTConfig(
         4, 2, 1, width, heads, double, single, mlp_ratio=2.0, context_size=5, pooled_size=0, table_size=2
     )
-    batch, words, patches = 2 + size, 6 - size, 4 + 2 * size
+    batch, words, patches = 2 + size, 6 - size % 4, 4 + 2 * size
     rotate, mask = _in_turn(g, size, batch, words, patches, width // heads)
     text, image = normal(g, batch, words, width), normal(g, batch, patches, width)
     return Case(text, image, normal(g, batch, width), rotate, mask, build={"config": config})

@@ -82,6 +82,11 @@ def stub_of(path: str) -> str:
 
     For a method the whole class with that one body replaced.
     """
+    return without_body(path, f'raise NotImplementedError("write {path}")')
+
+
+def without_body(path: str, body: str) -> str:
+    """Return source_of(path) with another body in the function or method that the path names."""
     reference = resolve(path)
     source = source_of(path)
     node = ast.parse(source).body[0]
@@ -89,7 +94,7 @@ def stub_of(path: str) -> str:
         node = next(n for n in node.body if isinstance(n, Definition) and n.name == reference.method)
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         raise ValueError(f"{path}: an exercise must name a function or a method, this is neither")
-    return _replace_body(source, node, f'raise NotImplementedError("write {path}")')
+    return _replace_body(source, node, body)
 
 
 def imports_for(path: str) -> list[str]:
