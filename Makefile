@@ -11,7 +11,7 @@ INSTALL = $(BIN)/python -m pip install --no-input --disable-pip-version-check $(
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test run notebooks solved check format lint fork experiment clean
+.PHONY: help lab test run notebooks solved check format lint fork release grade experiment clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -57,6 +57,14 @@ lint: $(TEST_READY)  ## format, style and types, nothing executed
 fork: $(TEST_READY)  ## put your repository's address into every badge and set-up cell (REPO=owner/name)
 	@test -n "$(REPO)" || { echo "say which repository: make fork REPO=owner/name" >&2; exit 2; }
 	$(BIN)/python -m lesson_lib.build fork "$(REPO)"
+
+release: $(TEST_READY)  ## pack the notebooks of some lessons for students (LESSONS="05 06")
+	@test -n "$(LESSONS)" || { echo 'say which lessons: make release LESSONS="05 06"' >&2; exit 2; }
+	$(BIN)/python -m lesson_lib.build release $(LESSONS)
+
+grade: $(LAB_READY)  ## grade a folder or zip of notebooks (LESSON=07 SUBMISSIONS=… [OUT=…] [ARGS="--rubric rubric.toml"])
+	@test -n "$(LESSON)" && test -n "$(SUBMISSIONS)" || { echo "say what: make grade LESSON=07 SUBMISSIONS=folder-or-zip" >&2; exit 2; }
+	$(BIN)/python -m lesson_lib.grading grade "$(SUBMISSIONS)" --lesson "$(LESSON)" --out "$(or $(OUT),build/grades-$(LESSON))" $(ARGS)
 
 experiment: $(TEST_READY)  ## run one recorded experiment again (NAME=…, ARGS="--budget laptop --seeds 5")
 	@test -n "$(NAME)" || { echo "say which experiment: make experiment NAME=…" >&2; exit 2; }

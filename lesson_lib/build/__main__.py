@@ -1,4 +1,4 @@
-"""The builder's command line: python -m lesson_lib.build {notebooks,solved,run,check,fork}."""
+"""The builder's command line: python -m lesson_lib.build {notebooks,solved,run,check,release,fork}."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from lesson_lib.build.execute import clean_outputs, execute, refuse_oversize, to
 from lesson_lib.build.expand import Course, Edition, course, expand
 from lesson_lib.build.fork import fork
 from lesson_lib.build.readme import restamp_readme
+from lesson_lib.build.release import release
 from lesson_lib.build.repository import read_repository
 from lesson_lib.build.sources import BuildError, find_lessons, read_lesson
 from lesson_lib.build.stale import differences, keep_outputs, orphans, write
@@ -78,6 +79,15 @@ class Builder:
         print(f"{target.relative_to(self.root)}: {cost.seconds:.1f} s, {cost.peak_memory_mb:.0f} MB at its peak")
         return target
 
+    def release(self, numbers: Sequence[str], target: Path) -> None:
+        """Pack the committed notebooks of some lessons for students; refuse those that differ from their lessons."""
+        paths = [path for number in numbers for path in self.lessons(number)]
+        found = [sentence for number in numbers for sentence in self.stale(number)]
+        if found:
+            raise BuildError("\n".join([*found, "stale: run `make notebooks` first, students would get the old ones"]))
+        notebooks = [self._folder() / f"{path.stem}.ipynb" for path in paths]
+        print(f"{target}: {len(notebooks)} notebooks, sha256 {release(notebooks, self.course, target)}")
+
     def stale(self, number: str | None = None) -> list[str]:
         """Return a sentence for each difference between the committed notebooks and the lessons (none: all fresh)."""
         folder = self.root / "notebooks"
@@ -118,6 +128,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument("--lesson", metavar="NN", required=command is run, help="one lesson, for example 01")
     for command in (solved, run):
         command.add_argument("--budget", choices=BUDGETS, help="default: LESSON_BUDGET, or what suits the device")
+    packed = commands.add_parser("release", help="pack the notebooks of some lessons for students")
+    packed.add_argument("lessons", nargs="+", metavar="NN", help="lessons, for example 05 06")
+    packed.add_argument("--out", type=Path, help="default: build/release/lessons-05-06.zip")
     commands.add_parser("fork", help="write another repository's address everywhere").add_argument(
         "repository", metavar="owner/name"
     )
@@ -133,6 +146,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(path.relative_to(ROOT))
             return 0
         builder = Builder()
+        if given.command == "release":
+            name = f"lessons-{'-'.join(given.lessons)}.zip"
+            builder.release(given.lessons, given.out or ROOT / "build" / "release" / name)
+            return 0
         if given.command == "notebooks":
             builder.notebooks(given.lesson, budget=given.budget, run=not given.no_execute)
             if restamp_readme(ROOT, builder.course):

@@ -179,7 +179,7 @@ def _alike(a: Climb, b: Climb, rung: str) -> bool:
     """Whether two answers do the same in every case: results, errors, changed arguments and, there, gradients."""
     tolerance = a.exercise.tolerance
     for one, other in zip(a.tries, b.tries, strict=False):
-        if type(one.error) is not type(other.error) or str(one.error) != str(other.error):
+        if _told(one.error) != _told(other.error):
             return False
         if one.changed != other.changed or not equal(one.value, other.value, tolerance):
             return False
@@ -187,6 +187,10 @@ def _alike(a: Climb, b: Climb, rung: str) -> bool:
         return len(a.tries) == len(b.tries)
     pairs = zip(a.gradients, b.gradients, strict=True)
     return all(x.attached == y.attached and equal(x.gradients, y.gradients, 10 * tolerance) for x, y in pairs)
+
+
+def _told(error: BaseException | None) -> tuple[str, str]:
+    return type(error).__name__, str(error)
 
 
 # The rungs: each returns a sentence, or an empty string when the answer stands on it.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import math
 import sys
 import warnings
@@ -19,6 +20,7 @@ from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
+from lesson_lib import ROOT
 from lesson_lib.exercises.core import Exercise, counted
 from lesson_lib.exercises.source import Definition
 
@@ -26,7 +28,7 @@ LONGEST = 60_000  # characters of an answer; a longer one is not compared
 SMALLEST, LARGEST = 4, 200  # nodes of a piece that is compared as a whole
 ALIKE = 0.6  # share of an answer's own code that must be met again in the other
 SLIGHT = 8.0  # rare nodes in common; fewer are chance
-ENOUGH = 60.0  # rare nodes in common, over all exercises, that are worth a person's time in a large class
+ENOUGH = 40.0  # rare nodes in common, over all exercises, that are worth a person's time in a large class
 
 
 @dataclass(frozen=True)
@@ -47,35 +49,44 @@ def similar(
     sources: Mapping[str, Mapping[str, str]],
     handed_out: Mapping[str, str],
     solutions: Mapping[str, str],
-    mistakes: Mapping[str, Sequence[str]] | None = None,
+    common: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Pair]:
     """List the pairs of students whose answers are built alike in a way that the class does not share, likest first.
 
-    sources: by student, then by exercise. handed_out, solutions, mistakes: by exercise, what everybody may come to
-    (see mistake_sources). An answer that is no Python or longer than 60,000 characters is left out.
+    sources: by student, then by exercise. handed_out, solutions, common: by exercise, what everybody may have seen or
+    come to (see common_sources). An answer that is no Python or longer than 60,000 characters is left out.
     """
     found: dict[tuple[str, str], list[Meeting]] = defaultdict(list)
     for exercise in sorted({exercise for answers in sources.values() for exercise in answers}):
         answers = {student: own[exercise] for student, own in sorted(sources.items()) if exercise in own}
-        known = [handed_out.get(exercise, ""), solutions.get(exercise, ""), *(mistakes or {}).get(exercise, ())]
+        known = [handed_out.get(exercise, ""), solutions.get(exercise, ""), *(common or {}).get(exercise, ())]
         for pair, meeting in meetings(exercise, answers, known).items():
             found[pair].append(meeting)
-    bar = ENOUGH * (1 + 10 / max(len(sources), 1))  # among few students, being the only two says less
-    pairs = [_pair(*names, met) for names, met in found.items() if sum(one.shared for one in met) >= bar]
+    bar = ENOUGH * (1 + 25 / max(len(sources), 8))  # among few students, being the only two says less
+    pairs = [_pair(*names, met) for names, met in found.items() if _evidence(met) >= bar]
     return sorted(pairs, key=lambda pair: (-pair.likeness, -len(pair.exercises), pair.first, pair.second))
 
 
-def mistake_sources(exercise: Exercise) -> list[str]:
-    """Return, statement by statement, the modules in which the known mistakes of an exercise are written."""
+def common_sources(exercise: Exercise) -> list[str]:
+    """Return the known mistakes of an exercise, with what stands around them, and the code of its lesson's notebook."""
     modules = {mistake.function.__module__ for mistake in exercise.mistakes}
-    return [text for name in sorted(modules) for text in _statements(name)]
+    return [text for name in sorted(modules) for text in _statements(name)] + _cells(exercise.lesson)
+
+
+mistake_sources = common_sources
 
 
 @lru_cache(maxsize=16)
 def _statements(module: str) -> list[str]:
     text = inspect.getsource(sys.modules[module])
-    lines = text.splitlines()
-    return ["\n".join(lines[node.lineno - 1 : node.end_lineno]) for node in ast.parse(text).body]
+    return _texts(ast.parse(text), text)
+
+
+@lru_cache(maxsize=16)
+def _cells(lesson: str) -> list[str]:
+    notebooks = sorted((ROOT / "notebooks").glob(f"{lesson}_*.ipynb"))
+    cells = [cell for path in notebooks for cell in json.loads(path.read_text("utf-8"))["cells"]]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
 # --- where two students meet -------------------------------------------------------------------------------------
@@ -83,14 +94,14 @@ def _statements(module: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Meeting:
-    """What two answers to one exercise have in common, in nodes; the more students share a node, the less it weighs.
+    """What two answers to one exercise have in common: piece -> its nodes, weighed by how few students share it.
 
-    own: the same of the smaller answer alone. among: how many students, these two included, share the commonest part.
-    literal: whether the two are the same word for word.
+    own: the nodes of the smaller answer, weighed alike. among: how many students, these two included, share the
+    commonest piece. literal: whether the two are the same word for word.
     """
 
     exercise: str
-    shared: float
+    shared: dict[int, float]
     own: float
     among: int
     literal: bool
@@ -101,8 +112,8 @@ def meetings(exercise: str, answers: Mapping[str, str], known: Iterable[str]) ->
 
     An index from pieces to students leads to the pairs, so that those who share nothing rare are never compared.
     """
-    common = {piece for text in known for piece in pieces(text)}
-    cut = {student: pieces(text, common) for student, text in answers.items()}
+    given = frozenset[int]().union(*map(_given, known))
+    cut = {student: pieces(text, given) for student, text in answers.items()}
     writers = sum(map(bool, cut.values()))
     students_with: dict[int, list[str]] = defaultdict(list)
     for student, own in cut.items():
@@ -110,18 +121,17 @@ def meetings(exercise: str, answers: Mapping[str, str], known: Iterable[str]) ->
             students_with[piece].append(student)
     weight = {piece: _weight(len(students), writers) for piece, students in students_with.items()}
     total = {student: sum(nodes * weight[piece] for piece, nodes in own.items()) for student, own in cut.items()}
-    shared: dict[tuple[str, str], float] = defaultdict(float)
-    among: dict[tuple[str, str], int] = defaultdict(int)
+    shared: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
     for piece, students in students_with.items():
         for one, other in combinations(students, 2) if weight[piece] else ():
-            shared[one, other] += weight[piece] * min(cut[one][piece], cut[other][piece])
-            among[one, other] = max(among[one, other], len(students))
+            shared[one, other][piece] = weight[piece] * min(cut[one][piece], cut[other][piece])
     found = {}
     for (one, other), nodes in shared.items():
-        own_nodes = min(total[one], total[other])
-        if nodes >= max(SLIGHT, ALIKE * own_nodes):
+        least = min(total[one], total[other])
+        if sum(nodes.values()) >= max(SLIGHT, ALIKE * least):
+            among = max(len(students_with[piece]) for piece in nodes)
             literal = answers[one].split() == answers[other].split()
-            found[one, other] = Meeting(exercise, nodes, own_nodes, among[one, other], literal)
+            found[one, other] = Meeting(exercise, nodes, least, among, literal)
     return found
 
 
@@ -131,8 +141,13 @@ def _weight(students: int, writers: int) -> float:
     return max(0.0, 1 - math.log(max(students, 2) / 2) / math.log(limit / 2))
 
 
+def _evidence(met: list[Meeting]) -> float:
+    """Return the rare nodes in common; a piece that stands in two exercises was copied once and counts once."""
+    return sum({piece: nodes for one in met for piece, nodes in one.shared.items()}.values())
+
+
 def _pair(first: str, second: str, met: list[Meeting]) -> Pair:
-    likeness = min(1.0, sum(one.shared for one in met) / sum(one.own for one in met))
+    likeness = min(1.0, sum(sum(one.shared.values()) for one in met) / sum(one.own for one in met))
     literal, among = sum(one.literal for one in met), max(one.among for one in met)
     how = f"{likeness:.0%} of what is neither given nor common in {counted(len(met), 'answer')} is built alike"
     text = "the same word for word" if literal == len(met) else f"{literal} of them word for word"
@@ -141,18 +156,30 @@ def _pair(first: str, second: str, met: list[Meeting]) -> Pair:
     return Pair(first, second, tuple(one.exercise for one in met), likeness, f"{how}, {words}; {others} any of it.")
 
 
+@lru_cache(maxsize=4096)
+def _given(text: str) -> frozenset[int]:
+    tree = _parsed(text)
+    texts = [words for place in _places(tree) for words in _texts(place, text)] if tree else []
+    return frozenset([*pieces(text), *map(hash, texts)])
+
+
 # --- an answer in pieces -----------------------------------------------------------------------------------------
 
 
 def pieces(source: str, known: Collection[int] = ()) -> Counter[int]:
     """Cut an answer into pieces: its expressions, statements and functions of 4 to 200 nodes, known by their structure.
 
-    Returns piece -> the nodes that belong to it and to no smaller piece. Known pieces are left out, with all in them.
+    Returns piece -> the nodes that belong to it and to no smaller piece. What is known is left out, with all in it:
+    pieces, and statements and methods by the hash of their text.
     """
     tree = _parsed(source)
     found: Counter[int] = Counter()
     if tree is None:
         return found
+    for body in _places(tree) if known else ():
+        body.body = [
+            node for node, text in zip(body.body, _texts(body, source), strict=True) if hash(text) not in known
+        ]
     labels, parents = _outline(tree)
     sizes = [1] * len(labels)
     for place in range(len(labels) - 1, 0, -1):
@@ -183,6 +210,17 @@ def _parsed(source: str) -> ast.Module | None:
             return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
+
+
+def _places(tree: ast.Module) -> list[ast.Module | ast.ClassDef]:
+    """Return the places in which given code stands beside a student's own: the answer itself and its classes."""
+    return [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]
+
+
+def _texts(place: ast.Module | ast.ClassDef, source: str) -> list[str]:
+    """Return the lines of each statement of a place."""
+    lines = source.split("\n")
+    return ["\n".join(lines[node.lineno - 1 : node.end_lineno]) for node in place.body]
 
 
 def _structure(labels: Sequence[str]) -> int:

@@ -130,7 +130,7 @@ def lateness(rubric: Rubric, submitted: str, late_hint: bool) -> tuple[float, st
         contrary = "The LMS marks it late, but its time is before the deadline: nothing is taken off."
         return 1.0, contrary if late_hint else ""
     days = math.ceil(beyond / timedelta(days=1))
-    factor = round(max(late.floor, 1 - late.per_day * days, 0.0), 10)
+    factor = max(late.floor, round(1 - late.per_day * days, 10))
     begun = f"{counted(days, 'day')} begun"
     return factor, f"Handed in {_span(over)} after the deadline ({begun}): {_percent(factor)} of the points remain."
 

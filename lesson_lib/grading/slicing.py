@@ -147,6 +147,8 @@ class Statement:
                 self._uses = frozenset(_globals(symtable.symtable(ast.unparse(self.node), "cell", "exec")))
             except (SyntaxError, RecursionError, ValueError):
                 self._uses = frozenset(n.id for n in ast.walk(self.node) if isinstance(n, ast.Name))
+            counted = (n.target for n in _outside_functions(self.node) if isinstance(n, ast.AugAssign))
+            self._uses |= {target.id for target in counted if isinstance(target, ast.Name)}
         return self._uses
 
 
@@ -415,7 +417,7 @@ class _Unchecked(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> Any:
         self.generic_visit(node)
-        return node.args[1] if _called(node) == "check" and len(node.args) > 1 else node
+        return (_answer_of(node) or node) if _called(node) == "check" else node
 
 
 def _called(node: ast.Call) -> str:
@@ -428,9 +430,13 @@ def _calls(statement: ast.stmt, name: str) -> Iterator[tuple[str, ast.expr | Non
     for node in _outside_functions(statement):
         if isinstance(node, ast.Call) and _called(node) == name and node.args:
             key = node.args[0]
-            named = [keyword.value for keyword in node.keywords if keyword.arg == "answer"]
             if isinstance(key, ast.Constant) and isinstance(key.value, str):
-                yield key.value, (node.args[1] if len(node.args) > 1 else named[0] if named else None)
+                yield key.value, _answer_of(node)
+
+
+def _answer_of(node: ast.Call) -> ast.expr | None:
+    named = [keyword.value for keyword in node.keywords if keyword.arg == "answer"]
+    return node.args[1] if len(node.args) > 1 else named[0] if named else None
 
 
 def _is_check(statement: Statement) -> bool:
@@ -439,9 +445,7 @@ def _is_check(statement: Statement) -> bool:
     value = getattr(node, "value", None)
     if not isinstance(node, ast.Assign | ast.Expr | ast.AnnAssign) or not isinstance(value, ast.Call):
         return False
-    if _called(value) != "check" or len(value.args) < 2:
-        return False
-    answer = value.args[1]
+    answer = _answer_of(value) if _called(value) == "check" else None
     return isinstance(answer, ast.Name) and (isinstance(node, ast.Expr) or answer.id in statement.binds)
 
 

@@ -53,7 +53,7 @@ MEMBERS = 50_000
 _DIRECTORY = 8 * 2**20  # bytes of a zip's list of members, read into memory at once
 _DEPTH = 40
 _ZIPS_DEEP = 2
-_INNER = 512 * 2**20  # bytes of zips inside a zip, beyond four times its own size
+_UNPACKED, _UNPACKED_OF_ONE = 2**30, 64 * 2**20  # bytes of zips inside one zip, beyond some times its own size
 _RATIO, _RATIO_FROM = 200, 64 * 2**20
 _NOTEBOOKS, _TOGETHER = 20, 2**30
 _NOTES = 200
@@ -61,6 +61,7 @@ _METADATA, _STAMP = "submission_metadata.yml", "timestamp.txt"
 _ANONYMOUS = re.compile(r"(?P<late>LATE_)?anon_(?P<user>[A-Za-z0-9]+)_[1-9][0-9]*_.+", re.DOTALL)
 _CANVAS = re.compile(r"(?P<name>\w+?)_(?P<late>LATE_)?(?P<user>[1-9][0-9]*)_[1-9][0-9]{2,}_.+", re.DOTALL)
 _MOODLE = re.compile(r"(?P<name>.+?)_(?P<number>[0-9]+)_assignsubmission_file(_.*)?", re.DOTALL)
+_GRADESCOPE = re.compile(r"submission_([0-9]{1,18})")
 _NOTEBOOK = re.compile(r".+\.ipynb(\.txt|\.json)?", re.IGNORECASE | re.DOTALL)
 _OTHER_ARCHIVE = re.compile(r".+\.(rar|7z|tar|tgz|gz|bz2|xz)", re.IGNORECASE | re.DOTALL)
 _COPY = re.compile(
@@ -122,11 +123,8 @@ class _Owner(NamedTuple):
 
 
 class _Owned(NamedTuple):
-    """An item with its owner, and how many of its names stand above what the owner handed in."""
-
     item: _Item
     owner: _Owner
-    above: int
 
 
 class _Group(NamedTuple):
@@ -339,8 +337,12 @@ def _wanted(item: _Item, notes: _Notes) -> Iterator[_Item]:
         _note(notes, item.parts, "an archive that is not read here; unpack it, or pack it as a zip")
 
 
-def _zip(file: IO[bytes], at: _Item, notes: _Notes) -> Iterator[_Item]:
-    """Yield what may matter in a zip, and in zips inside it."""
+def _zip(file: IO[bytes], at: _Item, notes: _Notes, rooms: tuple[list[int], ...] = ()) -> Iterator[_Item]:
+    """Yield what may matter in a zip, and in zips inside it.
+
+    rooms: bytes that may still be unpacked, one number for each zip around; a list, for all zips inside share it.
+    """
+    rooms = rooms or ([_UNPACKED + 4 * at.size],)
     try:
         archive = _archive(file)
     except _BROKEN as error:
@@ -351,15 +353,14 @@ def _zip(file: IO[bytes], at: _Item, notes: _Notes) -> Iterator[_Item]:
         if len(members) > MEMBERS:
             _note(notes, at.parts, f"it holds {len(members)} files, more than {MEMBERS}; it is not looked into")
             return
-        held, room = False, _INNER + 4 * at.size
+        held = False
         for index, member in enumerate(members):
             names = _names(member)
             if member.is_dir() or not names or any(map(_passed_over, names)):
                 continue
             place = (*at.members, (index, member.filename))
             item = _Item((*at.parts, *names), at.path, place, member.file_size)
-            room -= member.file_size if _is_zip(names[-1]) else 0
-            for found in _member(archive, member, item, room, notes):
+            for found in _member(archive, member, item, rooms, notes):
                 held = True
                 yield found
     if not held and at.parts:
@@ -367,9 +368,9 @@ def _zip(file: IO[bytes], at: _Item, notes: _Notes) -> Iterator[_Item]:
 
 
 def _member(
-    archive: zipfile.ZipFile, member: zipfile.ZipInfo, item: _Item, room: int, notes: _Notes
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, item: _Item, rooms: tuple[list[int], ...], notes: _Notes
 ) -> Iterator[_Item]:
-    """Yield a member that may matter, or what a zip inside the zip holds. room: bytes that may still be unpacked."""
+    """Yield a member that may matter, or what a zip inside the zip holds."""
     trouble = _trouble(member, item.parts[-len(_names(member)) :])
     if trouble:
         _note(notes, item.parts, trouble)
@@ -377,16 +378,19 @@ def _member(
         yield from _wanted(item, notes)
     elif len(item.members) > _ZIPS_DEEP:
         _note(notes, item.parts, "too many zips in each other; it is not looked into")
-    elif room < 0:
-        _note(notes, item.parts, "too much is packed in this zip; the rest is not looked into")
+    elif any(room[0] < member.file_size for room in rooms):
+        _note(notes, item.parts, "too much is packed in the zips around it; it is not looked into")
     else:
+        for room in rooms:
+            room[0] -= member.file_size
         try:
             with archive.open(member) as packed:
                 data = _up_to(packed, LIMIT)
         except _BROKEN as error:
             _note(notes, item.parts, f"it cannot be unpacked ({_reason(error)})")
         else:
-            yield from _zip(io.BytesIO(data), item, notes)
+            own = _UNPACKED_OF_ONE + 20 * member.compress_size
+            yield from _zip(io.BytesIO(data), item, notes, (*rooms, [own]))
 
 
 def _names(member: zipfile.ZipInfo) -> tuple[str, ...]:
@@ -481,7 +485,7 @@ def _reason(error: Exception) -> str:
 
 
 def _passed_over(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+    return name == "__MACOSX" or (name.startswith(".") and name != "..")
 
 
 def _is_zip(name: str) -> bool:
@@ -524,7 +528,7 @@ def _settle(group: _Group, notes: _Notes) -> Iterator[_Owned]:
             time = stamps.get(item.parts[: depth + 2], "")
             for owner in owners:
                 placed = owner._replace(submitted=owner.submitted or time, section=group.section)
-                yield _Owned(item, placed, depth + (name in folders))
+                yield _Owned(item, placed)
 
 
 def _by_convention(name: str) -> list[_Owner]:
@@ -536,6 +540,8 @@ def _by_convention(name: str) -> list[_Owner]:
         return [_Owner(f"anon {found['user']}", (f"anon {found['user']}", distinct), bool(found["late"]))]
     if found := _CANVAS.fullmatch(name):
         return [_Owner(display(found["name"], 80), (found["name"], found["user"]), bool(found["late"]))]
+    if found := _GRADESCOPE.fullmatch(name):
+        return [_Owner(f"submission {found[1]}", (f"submission {found[1]}",))]
     if found := _MOODLE.fullmatch(name):
         participant = f"Participant {found['number']}"
         if found["name"] == "Participant":
@@ -712,8 +718,8 @@ def _chosen(owned: list[_Owned], lesson: str, notes: _Notes) -> Iterator[_Owned]
 
 
 def _lesson_of(one: _Owned, lesson: str) -> str:
-    """Return the lesson that a notebook's name, or else the nearest folder of its owner, speaks of; or nothing."""
-    for name in reversed(one.item.parts[min(one.above, len(one.item.parts) - 1) :]):
+    """Return the lesson that a notebook's name, or else the nearest folder around it, speaks of; or nothing."""
+    for name in reversed(one.item.parts):
         text = re.sub(r"[\s-]+", "_", name.casefold())
         found = [number for number, pattern in _lesson_patterns() if pattern.search(text)]
         if found:
@@ -734,7 +740,7 @@ def _lesson_patterns() -> list[tuple[str, re.Pattern[str]]]:
 
 def _handins(owned: Iterable[_Owned]) -> Iterator[HandIn]:
     seen: dict[tuple[str, ...], int] = {}
-    for item, owner, _ in owned:
+    for item, owner in owned:
         seen[item.parts] = seen.get(item.parts, 0) + 1
         place = "\0".join((*item.parts, str(seen[item.parts])))
         digest = hashlib.sha256(place.encode("utf-8", "surrogatepass")).hexdigest()[:12]
