@@ -263,6 +263,13 @@ class TestConventions:
                 "bo: by the name, 06_dit.ipynb belongs to another lesson and is not graded for lesson 07."
             ]
 
+    def test_nbgraders_students_are_not_taken_for_sections(self, tmp_path):
+        places = ("jane/07a", "jane/06a", "bob/07b", "bob/06b")
+        stamps = [(f"{place}/timestamp.txt", b"2026-03-01 10:00:00 UTC") for place in places]
+        handins, _ = find(tree(tmp_path, *(f"{place}/work.ipynb" for place in places), *stamps), "07")
+        assert [(handin.owner, handin.section) for handin in handins] == [("bob", "")] * 2 + [("jane", "")] * 2
+        assert all(handin.submitted for handin in handins)
+
     def test_a_students_own_timestamp_is_not_believed(self, tmp_path):
         stamp = ("Mallory/07/timestamp.txt", b"1999-01-01 00:00:00 UTC")
         root = tree(tmp_path / "a", "Jane/07/07_adaln.ipynb", "Mallory/07/07_adaln.ipynb", stamp)
@@ -728,7 +735,7 @@ class TestHostileZips:
         monkeypatch.setattr(submissions, "_UNPACKED", 2**20)
         monkeypatch.setattr(submissions, "_UNPACKED_OF_ONE", 2**19)
         bombs = packed(*((f"{n}.zip", bytes(2**18)) for n in range(30)))
-        honest = packed(("work.zip", packed("07_adaln.ipynb")))
+        honest = packed(("work.zip", packed(("07_adaln.ipynb", os.urandom(300_000)))))
         (tmp_path / "e.zip").write_bytes(packed(("a_11_111_x.zip", bombs), ("b_12_112_x.zip", honest)))
         assert [handin.owner for handin in find(tmp_path / "e.zip", "07")[0]] == ["b"]
 

@@ -3,7 +3,9 @@
 python -m lesson_lib.grading.compare --python OTHER/bin/python --out FILE.json
 
 The other two are no part of the course. Install them once, in an environment of their own:
-python -m venv OTHER && OTHER/bin/pip install -c constraints.txt torch numpy einops nbgrader==0.9.6 otter-grader==7.0.0
+python -m venv OTHER
+OTHER/bin/pip install -c constraints.txt torch numpy einops ipykernel nbgrader==0.9.6 otter-grader==7.0.0
+
 They grade an assignment made of the lesson's exercises alone: a short cell of imports, each answer, a test that holds
 it against the library on random inputs, and the library's version again, so that one mistake costs once. Nothing is
 trained or drawn. Every grader runs two notebooks at a time; what they need once for a class is done before the clock.
@@ -23,8 +25,9 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -190,14 +193,14 @@ def library_version(exercise: Exercise) -> str:
     return f"from {exercise.resolved.module.__name__} import {exercise.name}"
 
 
-def test(exercise: Exercise) -> str:
+def test_of(exercise: Exercise) -> str:
     """Return the test of an exercise as code that raises."""
     return START.format(seed=exercise.number) + TESTS[exercise.id]
 
 
 def cell(source: str, kind: str = "code", **metadata: Any) -> Cell:
     """Return a notebook's cell."""
-    code = {"execution_count": None, "outputs": []} if kind == "code" else {}
+    code: dict[str, Any] = {"execution_count": None, "outputs": []} if kind == "code" else {}
     return {"cell_type": kind, "metadata": metadata, "source": source, **code}
 
 
@@ -243,9 +246,9 @@ class Ours:
 
     name = "this course"
 
-    def __init__(self, folder: Path, submissions: Sequence[Submission], handed_in: Path) -> None:
+    def __init__(self, folder: Path, handed_in: Path) -> None:
         self.folder, self.handed_in = folder, handed_in
-        self.keys: dict[str, str] = {}
+        folder.mkdir()
 
     def grade(self) -> Graded:
         """Grade everything, from the folder of submissions to the reports."""
@@ -293,7 +296,7 @@ class NbGrader:
             *helpers, answer = answers.get(key) or [exercise.stub_source()]
             name = str(exercise.number)
             cells += [*(cell(helper) for helper in helpers), marked(answer, f"answer-{name}", solution=True)]
-            cells.append(marked(test(exercise), f"test-{name}", exercise.points))
+            cells.append(marked(test_of(exercise), f"test-{name}", exercise.points))
             cells.append(marked(library_version(exercise), f"library-{name}"))
         return cells
 
@@ -333,11 +336,11 @@ class Otter:
                 archive.writestr(f"tests/q{exercise.number}.py", self._test_file(exercise))
         self.paths = []
         for one in submissions:
-            self.paths.append(folder / "submitted" / f"{one.name}.ipynb")
+            self.paths.append(folder / "submitted" / one.name / "lesson.ipynb")
             write_notebook(self.paths[-1], self._cells(one.cells))
 
     def _test_file(self, exercise: Exercise) -> str:
-        body = "".join(f"    {line}\n" if line else "\n" for line in test(exercise).splitlines())
+        body = "".join(f"    {line}\n" if line else "\n" for line in test_of(exercise).splitlines())
         head = f'from otter.test_files import test_case\n\nOK_FORMAT = False\nname = "q{exercise.number}"\n'
         return f"{head}points = {exercise.points}\n\n\n@test_case()\ndef test_answer({exercise.name}):\n{body}"
 
@@ -357,33 +360,167 @@ class Otter:
         names = {f"q{exercise.number}": key for key, exercise in EXERCISES.items()}
         for output in outputs:
             for path, points in json.loads(output.splitlines()[-1]).items():
-                student = Path(path).stem
+                student = Path(path).parent.name
                 got = {names[Path(name).stem]: scores for name, scores in points.items()}
                 found.passed[student] = {key for key, (score, most, *_) in got.items() if score == most}
-                found.said |= {(student, key): _last_line(told[0]) for key, (_, _, *told) in got.items() if told}
+                found.said |= {(student, key): _error_line(told[0]) for key, (_, _, *told) in got.items() if told}
         return found
 
 
 def _together(commands: Sequence[Sequence[str]], *places: Path) -> tuple[float, list[str]]:
-    """Run commands at the same time, each in its place (the last one serves the rest); return seconds and outputs."""
+    """Run commands at the same time, each in its place (the last serves the rest); return seconds and outputs."""
+
+    def run(number: int) -> str:
+        place, command = places[min(number, len(places) - 1)], commands[number]
+        path = f"{Path(command[0]).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # nbgrader calls alembic by name
+        own = {"HOME": str(place), "OMP_NUM_THREADS": "1", "PATH": path, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=place, env={**os.environ, **own}, capture_output=True, text=True)
+        if done.returncode:
+            raise ValueError(f"{' '.join(command[1:4])} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        return done.stdout
+
     started = time.monotonic()
-    running = []
-    for number, command in enumerate(commands):
-        place = places[min(number, len(places) - 1)]
-        quiet = {"HOME": str(place), "JUPYTER_CONFIG_DIR": str(place), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        running.append(subprocess.Popen(command, cwd=place, env={**os.environ, **quiet}, **pipes))
-    finished = [process.communicate() for process in running]
-    seconds = time.monotonic() - started
-    for process, (_, errors) in zip(running, finished, strict=True):
-        if process.returncode:
-            raise ValueError(f"{' '.join(process.args[1:4])} ended with {process.returncode}:\n{errors[-2000:]}")
-    return seconds, [output for output, _ in finished]
+    with ThreadPoolExecutor(len(commands)) as pool:
+        outputs = list(pool.map(run, range(len(commands))))
+    return time.monotonic() - started, outputs
 
 
 def _first_line(text: str) -> str:
     return (text.strip().splitlines() or [""])[0][:200]
 
 
-def _last_line(text: str) -> str:
-    return next((line for line in text.strip().splitlines() if re.match(r"\w*(Error|Exception)\b", line)), _first_line(text))
+def _error_line(text: str) -> str:
+    """Return the line of a traceback that names the error."""
+    lines = [line for line in text.splitlines() if re.match(r"\w*(Error|Exception)\b", line)]
+    return _first_line(lines[-1] if lines else text)
+
+
+# --- the comparison ----------------------------------------------------------------------------------------------
+
+
+def compare(python: str, count: int, seed: int, rounds: int, folder: Path) -> dict[str, Any]:
+    """Grade the same submissions with all three, in every round in the reverse order; return the record.
+
+    python: of the environment with the other two. folder: an empty one. Raises ValueError with a sentence.
+    """
+    python = os.path.abspath(shutil.which(python) or python)
+    versions = _versions(python)
+    handed_in = folder / "submissions"
+    submissions = hand_in(count, seed, handed_in)
+    graders: list[Ours | NbGrader | Otter] = [
+        Ours(folder / "course", handed_in),
+        NbGrader(folder / "nbgrader", submissions, python),
+        Otter(folder / "otter", submissions, python),
+    ]
+    done: list[dict[str, Any]] = []
+    last: dict[str, Graded] = {}
+    for number in range(rounds):
+        order, seconds, load = graders[:: 1 if number % 2 == 0 else -1], {}, os.getloadavg()[0]
+        for grader in order:
+            last[grader.name] = grader.grade()
+            seconds[grader.name] = round(last[grader.name].seconds, 1)
+            print(f"round {number + 1}: {grader.name} took {seconds[grader.name]} s", file=sys.stderr)
+        names = [grader.name for grader in order]
+        done.append({"order": names, "seconds": seconds, "load_before": round(load, 1)})
+    return {
+        "lesson": LESSON,
+        "submissions": len(submissions),
+        "seed": seed,
+        "jobs": JOBS,
+        "machine": {"cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version()},
+        "versions": versions,
+        "rounds": done,
+        "agreement": {name: _agreement(graded, submissions) for name, graded in last.items()},
+        "differences": [
+            line
+            for name, graded in last.items()
+            for line in _differences(name, graded, submissions, last[Ours.name].said)
+        ],
+    }
+
+
+def _versions(python: str) -> dict[str, str]:
+    names = ("nbgrader", "otter-grader", "torch")
+    code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {names}}}))"
+    try:
+        found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ValueError(f"{python} has no nbgrader and otter-grader.\n{__doc__}") from error
+    versions: dict[str, str] = json.loads(found.stdout)
+    return versions
+
+
+def _agreement(graded: Graded, submissions: Sequence[Submission]) -> dict[str, int]:
+    """Count, for each exercise, the submissions that got what they deserve."""
+    return {
+        key: sum((key in graded.passed.get(one.name, ())) == (key in one.honest) for one in submissions)
+        for key in EXERCISES
+    }
+
+
+def _differences(
+    name: str, graded: Graded, submissions: Sequence[Submission], known: Mapping[tuple[str, str], str]
+) -> list[dict[str, str]]:
+    """List every grade that is not what the answer deserves, and why: what the grader says, or what it overlooks.
+
+    known: what this course's grader says of each student's answers.
+    """
+    found = []
+    for one in submissions:
+        for key in EXERCISES:
+            given, deserved = key in graded.passed.get(one.name, ()), key in one.honest
+            if given != deserved:
+                said = graded.said if deserved else known
+                why = said.get((one.name, key), "nothing is said")
+                what = "a right answer without points" if deserved else "points for a wrong answer"
+                found.append({"grader": name, "student": one.name, "exercise": key, "what": what, "why": why})
+    return found
+
+
+def table(record: Mapping[str, Any]) -> str:
+    """Return the comparison as text: seconds, agreement, and each difference with its reason."""
+    count, rounds = record["submissions"], record["rounds"]
+    heads = [f"round {number}" for number in range(1, len(rounds) + 1)]
+    lines = [f"{'':15}" + "".join(f"{head:>10}" for head in [*heads, "each", *map(_label, EXERCISES)])]
+    for name in record["agreement"]:
+        times = [one["seconds"][name] for one in rounds]
+        cells = [*(f"{seconds:.1f} s" for seconds in times), f"{sum(times) / len(times) / count:.2f} s"]
+        cells += [f"{right}/{count}" for right in record["agreement"][name].values()]
+        lines.append(f"{name:15}" + "".join(f"{text:>10}" for text in cells))
+    orders = "; ".join(", ".join(one["order"]) for one in rounds)
+    lines += ["", f"Below an exercise: submissions that got what they deserve. Order: {orders}."]
+    for one in record["differences"]:
+        place = f"{one['grader']}, {one['student']}, {_label(one['exercise'])}"
+        lines.append(f"{place}: {one['what']} ({one['why']})")
+    return "\n".join(lines)
+
+
+def _label(key: str) -> str:
+    return EXERCISES[key].label
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare, print the table and write the record; return 2 with a sentence where something is missing."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lesson_lib.grading.compare", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--python", required=True, help="the Python with nbgrader and otter-grader")
+    parser.add_argument("--count", type=int, default=20, help="submissions")
+    parser.add_argument("--seed", type=int, default=0, help="of the submissions")
+    parser.add_argument("--rounds", type=int, default=2, help="each in the reverse order of the one before")
+    parser.add_argument("--out", type=Path, help="file for the record")
+    options = parser.parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            record = compare(options.python, options.count, options.seed, options.rounds, Path(folder))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.out:
+        write_whole(options.out, json.dumps(record, indent=1) + "\n")
+    print(table(record))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

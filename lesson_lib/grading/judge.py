@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from lesson_lib.exercises import LESSONS, PROSE, REGISTRY
-from lesson_lib.exercises.core import Exercise
+from lesson_lib.exercises.core import Exercise, Prose
 from lesson_lib.exercises.guard import TimeLimit, call
 from lesson_lib.exercises.ladder import Report, Trial
 from lesson_lib.grading import slicing, wire
@@ -52,10 +52,10 @@ def trials(lesson: str, seed: int) -> dict[str, Trial]:
 class Judge:
     """Grades notebooks of one lesson, one after the other, in one sandbox's sessions."""
 
-    def __init__(self, box: Sandbox, lesson: str, seed: int, questions: Sequence[str] = ()) -> None:
+    def __init__(self, box: Sandbox, lesson: str, seed: int, questions: Sequence[Prose] = ()) -> None:
         self._box, self.lesson, self.seed = box, lesson, seed
         self._trials = trials(lesson, seed)
-        self.questions = [*(key for key, p in PROSE.items() if p.lesson == lesson), *questions]
+        self.questions = {p.id: p for p in [*(p for p in PROSE.values() if p.lesson == lesson), *questions]}
 
     def grade(self, key: str, data: bytes) -> Notebook:
         """Return the marks of one notebook's bytes; whatever it holds, this comes back."""
@@ -70,7 +70,9 @@ class Judge:
             marks.append(dataclasses.replace(mark, seconds=round(time.monotonic() - begun, 3)))
         if not problems and all(mark.status == MISSING for mark in marks):
             problems.append(f"It holds none of the exercises of lesson {self.lesson}.")
-        written = [self._written(question, found.get("words", {}).get(question, {})) for question in self.questions]
+        written = [
+            _written(question, found.get("words", {}).get(question.id, {})) for question in self.questions.values()
+        ]
         return Notebook(
             key=key,
             student="",
@@ -89,13 +91,14 @@ class Judge:
     def _read(self, data: bytes) -> dict[str, Any]:
         """Let a sandbox parse the file; a file that breaks the parser breaks only the sandbox."""
 
-        def ask() -> Any:
-            with self._box.session() as session:
-                message = {"do": "read", "code": _slicing(), "data": data, "wanted": self._wanted(), "seconds": SECONDS}
+        message = {"do": "read", "code": _slicing(), "data": data, "wanted": self._wanted(), "seconds": SECONDS}
+        with self._box.session() as session:
+
+            def ask() -> Any:
                 wire.send(session.channel, *wire.pack(message)[0])
                 return wire.unpack_reply(wire.receive(session.channel))[0]
 
-        outcome = call(ask, SECONDS, 0)
+            outcome = call(ask, SECONDS, 0)
         found = outcome.value.get("value") if outcome.error is None else None
         if isinstance(found, dict):
             return found
@@ -108,7 +111,7 @@ class Judge:
     def _wanted(self) -> dict[str, Any]:
         exercises = [self._trials[key].exercise for key in self._trials]
         imports = {e.name: f"from {e.resolved.module.__name__} import {e.name}" for e in exercises}
-        return {"exercises": [[e.id, e.name] for e in exercises], "imports": imports, "prose": self.questions}
+        return {"exercises": [[e.id, e.name] for e in exercises], "imports": imports, "prose": list(self.questions)}
 
     # one answer
 
@@ -135,12 +138,13 @@ class Judge:
             report = _examine(session, trial, pieces, str(candidate["name"]), bool(candidate["future"]))
         return dataclasses.replace(_judged(exercise, report), source=source[:200_000])
 
-    def _written(self, question: str, found: Mapping[str, Any]) -> Written:
-        text, note = str(found.get("text", "")), str(found.get("note", "not answered"))
-        words = len(text.split())
-        if text and question in PROSE and not PROSE[question].min_words <= words <= PROSE[question].max_words:
-            note = f"{words} words; {PROSE[question].min_words} to {PROSE[question].max_words} were asked for"
-        return Written(question, text, words, note)
+
+def _written(question: Prose, found: Mapping[str, Any]) -> Written:
+    text, note = str(found.get("text", "")), str(found.get("note", "not answered"))
+    words = len(text.split())
+    if text and not question.min_words <= words <= question.max_words:
+        note = f"{words} words; {question.min_words} to {question.max_words} were asked for"
+    return Written(question.id, text, words, note)
 
 
 @lru_cache(maxsize=1)

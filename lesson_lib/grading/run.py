@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from lesson_lib import ROOT, __version__
 from lesson_lib.exercises import REGISTRY
+from lesson_lib.exercises.core import Prose
 from lesson_lib.grading import reports, rubric, submissions
 from lesson_lib.grading.copies import mistake_sources, similar
 from lesson_lib.grading.judge import Judge
@@ -94,9 +95,8 @@ def grade(settings: Settings) -> int:
     started = time.monotonic()
     done = {handin.key for handin in handins if _is_graded(settings.out, handin, settings.lesson, seed)}
     waiting = [handin for handin in handins if handin.key not in done]
-    questions = [question.id for question in rules.questions]
     bar = tqdm(total=len(handins), initial=len(done), desc="grading", unit="notebook", disable=None)
-    with bar, _Jobs(settings, seed, questions, min(settings.jobs, len(waiting))) as jobs:
+    with bar, _Jobs(settings, seed, rules.questions, min(settings.jobs, len(waiting))) as jobs:
         for handin, notebook in jobs.grade(waiting):
             whole = dataclasses.replace(notebook, key=handin.key, **_stamped(handin, owners[handin.key]))
             _log(settings.out, whole)
@@ -251,7 +251,7 @@ class _Job:
 class _Jobs:
     """Some processes that grade one notebook at a time. One that dies is replaced; what it did is tried once more."""
 
-    def __init__(self, settings: Settings, seed: int, questions: list[str], count: int) -> None:
+    def __init__(self, settings: Settings, seed: int, questions: Sequence[Prose], count: int) -> None:
         self._arguments = (settings.isolation, settings.lesson, seed, questions)
         self._context: Any = multiprocessing.get_context("fork" if sys.platform.startswith("linux") else "spawn")
         self._count = max(0, count)
@@ -325,7 +325,9 @@ def _given_up(handin: submissions.HandIn, lesson: str, seed: int) -> Notebook:
     return Notebook(handin.key, "", handin.file, "", lesson, seed, problems=(told,))
 
 
-def _work(connection: Connection, parent: int, isolation: str, lesson: str, seed: int, questions: list[str]) -> None:
+def _work(
+    connection: Connection, parent: int, isolation: str, lesson: str, seed: int, questions: Sequence[Prose]
+) -> None:
     """Grade what comes through the connection, until it closes or the process that asked is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lesson_lib.grading import wire
+
 HERE = Path(__file__).resolve().parent
 MODULES = ("numpy", "torch", "torch.nn.functional", "einops", "einops.layers.torch", "cloudpickle", "scipy.linalg")
 # Packages that hold the same models, or the library itself where it is installed.
@@ -153,9 +155,11 @@ class Sandbox:
         check(self.kind)
         if self._steps_in:
             self._start_server()
-            if self.kind == "bwrap" and not self._copies_step_in():
+            if not self._answers():
                 self._stop_server()
                 self._steps_in = False
+        if not self._steps_in and not self._answers():
+            raise SandboxError(f"a sandbox made with {self.kind} does not answer; its message is above")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -203,15 +207,13 @@ class Sandbox:
             _kill(self._server)
             self._server = None
 
-    def _copies_step_in(self) -> bool:
-        """Whether a copy of the server can enter a sandbox: not every kernel or security module lets it."""
+    def _answers(self) -> bool:
+        """Whether a session starts: not every kernel or security module lets a copy step into a sandbox."""
         with self.session() as opened:
-            opened.channel.settimeout(30)
             try:
-                import lesson_lib.grading.wire as wire
-
-                parts, _ = wire.pack({"do": "nothing"})
-                wire.send(opened.channel, *parts)
+                if isinstance(opened.channel, socket.socket):
+                    opened.channel.settimeout(60)
+                wire.send(opened.channel, *wire.pack({"do": "nothing"})[0])
                 wire.receive(opened.channel)
             except (OSError, wire.Broken):
                 return False
@@ -319,7 +321,7 @@ class Sandbox:
     def _container(self) -> list[str]:
         limits = self.limits
         image = os.environ.get("LESSON_GRADER_IMAGE", "lesson-grader")
-        command = [self.kind, "run", "--rm", "--interactive", "--init", "--network", "none", "--read-only"]
+        command = [self.kind, "run", "--rm", "--interactive", "--network", "none", "--read-only"]
         command += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", "65534:65534"]
         command += ["--pids-limit", str(limits.processes + 8), "--memory", str(limits.memory + 512 * 2**20)]
         command += ["--tmpfs", f"/tmp:rw,size={limits.folder}", "--workdir", "/tmp", "--pull", "never"]
