@@ -1,4 +1,4 @@
-"""The grader's command line: python -m lesson_lib.grading {grade,report,release}."""
+"""The grader's command line: python -m lesson_lib.grading {grade,report,practice}."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lesson_lib.grading.practice import practice
 from lesson_lib.grading.run import Settings, grade, report
 from lesson_lib.grading.sandbox import KINDS, SandboxError
 
@@ -50,6 +51,12 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _practice(options: argparse.Namespace) -> int:
+    written = practice(options.folder, options.lesson, options.count, options.seed)
+    print(f"{len(written)} invented hand-ins of lesson {options.lesson} in {options.folder}")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lesson_lib.grading", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -71,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     two.add_argument("out", type=Path, metavar="OUT", help="the folder of a run")
     two.add_argument("--rubric", type=Path, help="another rubric.toml")
     two.set_defaults(run=_report)
+
+    three = commands.add_parser("practice", help="write the hand-ins of an invented class, to try the grader with")
+    three.add_argument("folder", type=Path, metavar="FOLDER", help="new folder")
+    three.add_argument("--lesson", required=True, metavar="NN")
+    three.add_argument("--count", type=_positive, default=20)
+    three.add_argument("--seed", type=int, default=0)
+    three.set_defaults(run=_practice)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Ordinary hand-ins of lesson 07: of each exercise a right answer, a known mistake or the stub, in the real notebook."""
+"""Ordinary hand-ins of lesson 07: of each exercise a right answer, a mistake or the stub, in the real notebook."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ SLIPS = {  # in the library's own text, where the known mistakes are made by fun
         ("not removed", "return tokens[:, :count]", "return tokens"),
         ("stacked in front", "torch.stack(list(heard), dim=1)", "torch.stack(list(heard))"),
         ("no words", "condition, context, rotate)", "condition, None, rotate)"),
-        ("only the time", "sum_of(heard) if", "heard[0] if"),
+        ("only the time", "self.t_block(sum_of(heard))", "self.t_block(heard[0])"),
     ),
     PARTS: (
         ("all counted", "if weight.requires_grad:", "if weight is not None:"),
