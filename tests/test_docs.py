@@ -10,7 +10,7 @@ from lesson_lib import DATA, ROOT
 from lesson_lib.exercises import LESSONS
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DATA.rglob("README.md"))]
-DOCUMENTS += [ROOT / "lesson_lib" / "experiments" / "README.md"]
+DOCUMENTS += [ROOT / "lesson_lib" / "experiments" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = {".py", ".md", ".yml", ".toml", ".txt", ".json", ".ipynb", ""}
 
 

@@ -188,6 +188,35 @@ def test_each_rung_stops_the_answer_made_for_it(name: str) -> None:
     assert not report.mistake
 
 
+def test_an_instructors_own_question_is_kept(own_progress: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prose("mine.w1", "three short words")
+    assert json.loads(own_progress.read_text())["prose"]["mine.w1"]["words"] == 3
+    prose("adaln.w2", "")
+    assert "is it 'adaln.w1'?" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", list(REGISTRY))
+def test_handing_an_argument_back_is_never_right(key: str) -> None:
+    """Nor is a copy of it, zeros in its place, or nothing: an answer has to do something."""
+    exercise = REGISTRY[key]
+    first = next(exercise.cases(0, 1))
+    count = len(first.args) + len(first.kwargs)
+    start = 1 if exercise.resolved.method else 0
+    cheap: list[Callable[..., Any]] = [lambda *given, i=start + i: given[i] for i in range(count)]
+    cheap += [lambda *given, i=start + i: _emptied(given[i]) for i in range(count)]
+    cheap += [lambda *given: None, lambda *given: given[start:]]
+    for place, answer in enumerate(cheap):
+        assert not examine(exercise, exercise.adopt(_padded(answer, count + start))).passed, place
+
+
+def _emptied(value: Any) -> Any:
+    return torch.zeros_like(value) if isinstance(value, Tensor) else 0
+
+
+def _padded(answer: Callable[..., Any], least: int) -> Callable[..., Any]:
+    return lambda *given: answer(*given, *[None] * (least - len(given)))
+
+
 def test_right_answers_pass_in_any_dress() -> None:
     def prints(x0, noise, alpha_bar):
         print("shape", x0.shape)

@@ -154,6 +154,18 @@ def modulate(x, shift, scale):
     assert run(box, code, stripped or _as_function(exercise)) == 0
 
 
+@pytest.mark.parametrize("key", list(REGISTRY))
+def test_nothing_that_is_sent_holds_the_reference(key: str) -> None:
+    exercise = REGISTRY[key]
+    wanted = exercise.resolved.function.__code__.co_code
+    sent, _ = library_without(exercise.path)
+    assert not any(wanted in code for _, code in sent.values())
+    for case in exercise.cases(3, 4):
+        parts, _ = wire.pack({"args": case.args, "kwargs": case.kwargs, "build": case.build})
+        assert wanted not in b"".join(bytes(part) for part in parts)
+        assert b"Mistake" not in b"".join(bytes(part) for part in parts[:2])
+
+
 def _as_function(exercise: Exercise) -> Exercise:
     """Return an exercise whose answer is called like modulate, but without the reference of another."""
 

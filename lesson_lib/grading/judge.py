@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import hashlib
 import inspect
@@ -27,12 +28,13 @@ SECONDS = 60.0  # to read a notebook, or to run what an answer depends on
 # What a student is told for a rung; the ladder's own sentences may hold numbers that were expected.
 ADVICE = {
     "runs": "It stops with an error.",
+    "returns": "It returns something of another kind than the text of the exercise says.",
     "shape": "The result has another shape than the text of the exercise says.",
     "finite": "Some of the numbers are NaN or infinite: a division by zero, or a root or logarithm of too small a one?",
     "values": "The numbers are not the ones that are asked for.",
     "gradient": "The values are right, but the gradients are not: something cuts or changes their way back.",
 }
-PLAIN = ("signature", "returns", "dtype and device", "arguments unchanged", "other devices")
+PLAIN = ("signature", "dtype and device", "arguments unchanged", "other devices")
 
 
 def trials(lesson: str, seed: int) -> dict[str, Trial]:
@@ -208,10 +210,13 @@ def _advice(report: Report) -> str:
         return report.sentence
     if report.rung == "runs" and report.sentence.startswith("It stops with"):
         kind, _, rest = report.sentence.removeprefix("It stops with ").partition(":")
+        kind = kind if hasattr(builtins, kind) else "an error"
         place = next((line.strip() for line in rest.splitlines() if line.startswith("  On line ")), "")
         return f"It stops with {kind}{': ' + place.removeprefix('On ') if place else ''}."
     if report.rung == "runs":
         return "The class cannot be built: leave its constructor and the names in it as they were."
+    if report.rung == "returns" and "nothing (None)" in report.sentence:
+        return "It returns nothing. Is there a return at the end?"
     if report.rung == "properties":
         return f"It does not hold what is asked under “{report.sentence.partition(':')[0]}”."
     return ADVICE.get(report.rung, "It does not do what the exercise asks.")

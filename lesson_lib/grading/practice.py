@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import inspect
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
 from lesson_lib import ROOT
 from lesson_lib.exercises import LESSONS, PROSE, REGISTRY
-from lesson_lib.exercises.core import Exercise
-from lesson_lib.exercises.source import source_of_mistake
+from lesson_lib.exercises.core import Exercise, Mistake
+from lesson_lib.exercises.source import imports_for_text, source_of_mistake, without_body
 
 FIRST = (
     "Ada",
@@ -112,7 +115,26 @@ def _wrong(exercise: Exercise) -> list[str]:
     """Return the stub and the known mistakes that can be written into a notebook."""
     found = [exercise.stub_source()]
     for mistake in exercise.mistakes:
-        code = getattr(mistake.function, "__code__", None)
-        if code is not None and not code.co_freevars and mistake.function.__name__ != "<lambda>":
-            found.append(source_of_mistake(mistake.function, exercise.path))
+        text = _as_text(exercise, mistake)
+        if not text:
+            continue
+        needs = imports_for_text(text, sys.modules[mistake.function.__module__])
+        if not any("lesson_lib.exercises" in line for line in needs):
+            found.append("\n".join([*needs, text]))
     return found
+
+
+def _as_text(exercise: Exercise, mistake: Mistake) -> str:
+    """Return a mistake as the code of a notebook, or nothing where it leans on what only its module has."""
+    function = mistake.function
+    code = getattr(function, "__code__", None)
+    if code is None or code.co_freevars:
+        return ""
+    if function.__name__ != "<lambda>":
+        return source_of_mistake(function, exercise.path)
+    tree = ast.parse(inspect.getsource(sys.modules[function.__module__]))
+    line = next(n for n in ast.walk(tree) if isinstance(n, ast.Lambda) and n.lineno == code.co_firstlineno)
+    wanted = list(inspect.signature(exercise.resolved.function).parameters)
+    if list(inspect.signature(function).parameters) != wanted:
+        return ""
+    return without_body(exercise.path, f"return {ast.unparse(line.body)}")

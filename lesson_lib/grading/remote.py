@@ -67,7 +67,7 @@ class RemoteAnswer:
         name: str,
         future: bool = False,
     ) -> None:
-        self._session, self._exercise = session, exercise
+        self._session, self._exercise, self._pieces = session, exercise, pieces
         self._gone: BaseException | None = None
         self._deadline = time.monotonic() + LONGEST
         self._numbers = itertools.count(1)
@@ -227,8 +227,17 @@ class RemoteAnswer:
         if told.get("stage") == "build":
             return cannot_build(self._exercise.name, message["build"], kind, text)
         raised: Any = _exception(kind, _list(told.get("bases")))(text)
-        raised.learner_line = str(told.get("line", ""))[:400]
+        raised.learner_line = self._line(told.get("line"))
         return raised  # type: ignore[no-any-return]
+
+    def _line(self, told: Any) -> str:
+        """Say where in the notebook an error arose, with the text that was handed in."""
+        label, number = told if isinstance(told, list) and len(told) == 2 else ("", 0)
+        texts = [text.splitlines() for piece, text in self._pieces if piece == label]
+        for lines in texts:
+            if type(number) is int and 1 <= number <= len(lines) and lines[number - 1].strip():
+                return f"line {number} of the {label.strip('<>')}: {lines[number - 1].strip()[:200]}"
+        return ""
 
     def _change(self, head: Any, found: Any, tensors: Any, arguments: Sequence[Any], instance: Any) -> None:
         """Do here what the call has done there to its arguments, to weights and to generators."""
@@ -342,8 +351,7 @@ def _list(value: Any) -> list[Any]:
 
 def _text_of(failure: Any) -> str:
     told = failure if isinstance(failure, dict) else {}
-    line = f" on {told['line']}" if told.get("line") else ""
-    return f"{told.get('type', 'Error')}: {told.get('text', '')}{line}"[:600]
+    return f"{told.get('type', 'Error')}: {told.get('text', '')}"[:600]
 
 
 def _signature(told: Any) -> inspect.Signature | None:

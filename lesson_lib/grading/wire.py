@@ -13,6 +13,7 @@ import io
 import json
 import math
 import pickle
+import re
 import socket
 import struct
 from collections.abc import Callable
@@ -259,8 +260,10 @@ def read_result(told: Any, tensors: list[Tensor], known: list[Any], depth: int =
             return items if kind == "list" else tuple(items)
         if kind == "dict" and depth < DEEPEST:
             return {str(key): read_result(item, tensors, known, depth + 1) for key, item in inside}
-        if kind == "opaque" and str(inside).isidentifier():
+        if kind == "opaque" and re.fullmatch(r"[A-Za-z_]{1,20}", str(inside)):
             return type(str(inside), (Opaque,), {})()
+        if kind == "opaque":
+            return Opaque()
     except Exception as error:
         raise Broken(f"the result cannot be read ({type(error).__name__})") from error
     raise Broken("the result is of no known kind")

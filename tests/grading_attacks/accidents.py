@@ -310,7 +310,7 @@ ARCHIVE_ACCIDENTS = [
     ),
     Entry("zip-in-a-zip", "accident", "is a zip in a zip", _zip_in_zip, frozenset({MODULATE})),
     Entry(
-        "other-lesson",
+        "last-week",
         "accident",
         "hands in another lesson's notebook",
         _other_lesson,

@@ -30,21 +30,30 @@ SIGNATURE = "def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:\n"
 
 
 def attack(
-    name: str, what: str, definition: str, exercise: str = MODULATE, fools: str = "", *, note: str = ""
+    name: str,
+    what: str,
+    definition: str,
+    exercise: str = MODULATE,
+    fools: str = "",
+    *,
+    note: str = "",
+    varies: str = "",
 ) -> Entry:
     """Return an attack that stands in one exercise's cell in place of the answer."""
 
     def build(folder: Path) -> None:
         write(folder, answer(lean(exercise), exercise, textwrap.dedent(definition)))
 
-    return Entry(name, "attack", what, build, note=note, fools=fools)
+    return Entry(name, "attack", what, build, note=note, fools=fools, varies=varies)
 
 
-def trick(name: str, what: str, text: str, fools: str = "", result: str = "torch.zeros_like(x)") -> Entry:
+def trick(name: str, what: str, text: str, fools: str = "", varies: str = "") -> Entry:
     """Return an attack whose trick() runs with the cell and again with each call; the answer itself is wrong."""
     trick = textwrap.dedent(text).strip("\n")
-    call = f"\n\n\nDONE = trick()\n\n\n{SIGNATURE}    trick()\n    return {result} if DONE is None else DONE\n"
-    return attack(name, what, trick + call, fools=fools)
+    call = (
+        f"\n\n\nDONE = trick()\n\n\n{SIGNATURE}    trick()\n    return torch.zeros_like(x) if DONE is None else DONE\n"
+    )
+    return attack(name, what, trick + call, fools=fools, varies=varies)
 
 
 def finder(name: str, what: str, text: str, fools: str = "allclose", *, note: str = "") -> Entry:
@@ -726,12 +735,12 @@ DELEGATION = [
     ),
     finder(
         "library-searched-on-disk",
-        "searches the whole file system for the library's file, for three seconds at most",
+        "searches the whole file system for the library's file, for some seconds at most",
         """
         def find():
             import os, runpy, time
 
-            end = time.monotonic() + 3
+            end = time.monotonic() + 1.5
             for start in ("/course", "/work", "/home", "/root", "/srv", "/opt", "/tmp", "/mnt", "/grader", "/"):
                 for folder, folders, files in os.walk(start):
                     folders[:] = [f for f in folders if f not in ("proc", "sys", "torch", "scipy", "share", "usr")]
@@ -1107,6 +1116,7 @@ CLAIMS = [
 
             threading.Thread(target=change, daemon=True).start()
         """,
+        varies="7.1 fails, where depends on the threads",
     ),
     trick(
         "last-words",

@@ -866,18 +866,16 @@ RESULTS = [
         """,
     ),
     *[
-        result(
-            f"result-{kind.replace(' ', '-')}", f"returns a tensor that is {kind}", f"def made(x):\n    return {made}\n"
+        result(f"result-{name}", f"returns {what}", f"def made(x):\n    return {made}\n")
+        for name, what, made in (
+            ("sparse", "a sparse tensor", "x.to_sparse()"),
+            ("quantised", "a quantised tensor", "torch.quantize_per_tensor(x.detach(), 0.1, 0, torch.qint8)"),
+            ("nested", "a nested tensor", "torch.nested.nested_tensor(list(x))"),
+            ("conjugated", "complex numbers, conjugated later", "torch._neg_view(x.to(torch.complex64).conj())"),
+            ("without-numbers", "a tensor that has a shape and no numbers", 'x.to("meta")'),
+            ("of-8-bits", "numbers of eight bits", "x.to(torch.float8_e4m3fn)"),
+            ("of-a-huge-shape", "a view of 2⁶² elements", "torch.ones(1).expand(2**31, 2**31)"),
         )
-        for kind, made in {
-            "sparse": "x.to_sparse()",
-            "quantised": "torch.quantize_per_tensor(x.detach(), 0.1, 0, torch.qint8)",
-            "nested": "torch.nested.nested_tensor(list(x))",
-            "conjugated": "torch._neg_view(x.to(torch.complex64).conj())",
-            "without numbers": 'x.to("meta")',
-            "of 8 bits": "x.to(torch.float8_e4m3fn)",
-            "of a huge shape": "torch.ones(1).expand(2**31, 2**31)",
-        }.items()
     ],
     result(
         "result-that-runs-when-unpickled",

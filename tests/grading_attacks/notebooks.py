@@ -44,8 +44,8 @@ class Entry:
     "accident". what: one sentence for the table. build: writes the hand-in into an empty folder. honest: the exercises
     whose points it deserves. note: why so few or so many. fools: the comparison of naive.py that gives it a point it
     does not deserve, which shows that the attack works (empty: it is not aimed at a comparison, or must never run
-    outside a sandbox). after: looks at the machine when grading is over and returns a sentence if the attack has
-    reached it.
+    outside a sandbox). varies: what the table says in place of the report, where that depends on chance. after: looks
+    at the machine when grading is over and returns a sentence if the attack has reached it.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Entry:
     honest: frozenset[str] = frozenset()
     note: str = ""
     fools: str = ""
+    varies: str = ""
     after: Callable[[Path], str | None] = nothing_happened
     folder: str = ""
 
@@ -160,7 +161,7 @@ def solved(exercises: Iterable[str] = FEW, which: int = 1) -> Notebook:
 def lean(*exercises: str) -> Notebook:
     """Return the notebook without stubs and checks of all other exercises, which is graded faster."""
     notebook = handed_out()
-    for exercise in ALL.difference(exercises):
+    for exercise in ALL.difference(exercises, {RUN}):  # DiT would be imported in place of it
         del notebook["cells"][check_cell(notebook, exercise)]
         answer(notebook, exercise, "")
     return notebook
@@ -204,7 +205,7 @@ class Member:
 
 def archive(members: Sequence[Member]) -> bytes:
     """Return a zip archive byte by byte, with any name, mode and claim of size; deflated data is taken as it is."""
-    body, directory = b"", b""
+    body, directory = bytearray(), bytearray()
     for m in members:
         name = m.name.encode()
         size = len(m.data) if m.size is None else m.size
@@ -215,7 +216,7 @@ def archive(members: Sequence[Member]) -> bytes:
         directory += record + struct.pack("<HHHII", 0, 0, 0, m.mode << 16, len(body)) + name
         body += b"PK\3\4" + common + name + m.data
     end = struct.pack("<HHHHIIH", 0, 0, len(members), len(members), len(directory), len(body), 0)
-    return body + directory + b"PK\5\6" + end
+    return bytes(body + directory) + b"PK\5\6" + end
 
 
 def zeros_deflated(megabytes: int) -> bytes:

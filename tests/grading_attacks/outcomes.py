@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from grading_attacks.notebooks import EXERCISES, Entry
+from grading_attacks.notebooks import EXERCISES, LESSON, Entry
 from lesson_lib.exercises import REGISTRY
 from lesson_lib.grading.marks import DELEGATED, EMPTY, MISSING, PASSED, Mark, Notebook
 from lesson_lib.grading.submissions import display, find
@@ -44,6 +44,8 @@ class Outcome:
     @property
     def report(self) -> str:
         """What the reports say, short and the same in every run."""
+        if self.entry.varies:
+            return self.entry.varies
         said = list(self.remarks)
         for notebook in self.notebooks:
             said += notebook.problems
@@ -60,30 +62,29 @@ def _verdict(mark: Mark) -> str:
         return f"{label} calls the library's own version"
     if mark.mistake:
         return f"{label} {mark.rung}: known mistake “{mark.mistake}”"
-    return f"{label} {mark.rung or mark.status}: {mark.advice.splitlines()[0] if mark.advice else ''}"
+    told = mark.advice.splitlines()[0] if mark.advice else ""
+    told = re.sub(r"^(It stops with \w+)\b.*", r"\1.", told)
+    return f"{label} {mark.rung or mark.status}: {told}"
 
 
 def _steady(text: str) -> str:
     """Return a sentence in one line, without what differs from run to run."""
     text = re.sub(r"0x[0-9a-f]+", "0x…", " ".join(text.split()))
-    text = re.sub(r"/tmp/\S+?(?=/(submissions|out|canaries)\b)", "…", text)
+    text = re.sub(r"(it is not JSON) \(.*\)", r"\1", text)  # Python's versions word it differently
+    text = re.sub(r"\bcells? \d+(, \d+)*", "some cells", text)
     return text if len(text) <= LONGEST else text[: LONGEST - 1].rstrip() + "…"
 
 
 def outcomes(entries: Sequence[Entry], submissions: Path, out: Path) -> list[Outcome]:
     """Read what a run wrote into OUT, for each entry."""
-    handins, _ = find(submissions, EXERCISES and REGISTRY[EXERCISES[0]].lesson)
-    places = {handin.key: _top(handin.path, handin.members, submissions) for handin in handins}
+    handins, _ = find(submissions, LESSON)
+    places = {handin.key: handin.path.relative_to(submissions.resolve()).parts[0] for handin in handins}
     graded: dict[str, list[Notebook]] = {}
     for path in sorted((out / "log").glob("*.json")):
         notebook = Notebook.from_json(path.read_text("utf-8"))
         graded.setdefault(places[notebook.key], []).append(notebook)
     problems = json.loads((out / "run.json").read_text("utf-8"))["problems"]
     return [Outcome(e, tuple(graded.get(e.place, ())), tuple(_remarks(e, problems))) for e in entries]
-
-
-def _top(path: Path, members: object, submissions: Path) -> str:
-    return path.relative_to(submissions.resolve()).parts[0]
 
 
 def _remarks(entry: Entry, problems: Sequence[str]) -> list[str]:
