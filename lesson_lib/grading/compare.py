@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -198,10 +199,9 @@ def test_of(exercise: Exercise) -> str:
     return START.format(seed=exercise.number) + TESTS[exercise.id]
 
 
-def cell(source: str, kind: str = "code", **metadata: Any) -> Cell:
-    """Return a notebook's cell."""
-    code: dict[str, Any] = {"execution_count": None, "outputs": []} if kind == "code" else {}
-    return {"cell_type": kind, "metadata": metadata, "source": source, **code}
+def cell(source: str, **metadata: Any) -> Cell:
+    """Return a code cell."""
+    return {"cell_type": "code", "metadata": metadata, "source": source, "execution_count": None, "outputs": []}
 
 
 def write_notebook(path: Path, cells: Sequence[Cell]) -> None:
@@ -215,7 +215,7 @@ def write_notebook(path: Path, cells: Sequence[Cell]) -> None:
 # --- the three graders -------------------------------------------------------------------------------------------
 
 NBGRADER_POINTS = """
-import json, sys
+import json
 from nbgrader.api import Gradebook
 
 found = {}
@@ -226,7 +226,7 @@ with Gradebook("sqlite:///gradebook.db") as book:
 print(json.dumps(found))
 """
 OTTER_POINTS = """
-import json, os, sys
+import json, sys
 from otter.api import grade_submission
 
 archive, *paths = sys.argv[1:]
@@ -262,7 +262,8 @@ class Ours:
             found.passed[student] = {mark.exercise for mark in notebook.marks if mark.status == PASSED}
             for mark in notebook.marks:
                 words = mark.mistake or mark.rung or mark.status
-                found.said[student, mark.exercise] = f"{words}: {_first_line(mark.advice)}"
+                if mark.status != PASSED:
+                    found.said[student, mark.exercise] = f"{words}: {_first_line(mark.advice)}"
         return found
 
 
@@ -413,15 +414,15 @@ def compare(python: str, count: int, seed: int, rounds: int, folder: Path) -> di
         Otter(folder / "otter", submissions, python),
     ]
     done: list[dict[str, Any]] = []
-    last: dict[str, Graded] = {}
+    graded: dict[str, list[Graded]] = {grader.name: [] for grader in graders}
     for number in range(rounds):
-        order, seconds, load = graders[:: 1 if number % 2 == 0 else -1], {}, os.getloadavg()[0]
+        order, load = graders[:: 1 if number % 2 == 0 else -1], os.getloadavg()[0]
         for grader in order:
-            last[grader.name] = grader.grade()
-            seconds[grader.name] = round(last[grader.name].seconds, 1)
-            print(f"round {number + 1}: {grader.name} took {seconds[grader.name]} s", file=sys.stderr)
-        names = [grader.name for grader in order]
-        done.append({"order": names, "seconds": seconds, "load_before": round(load, 1)})
+            graded[grader.name].append(grader.grade())
+            print(f"round {number + 1}: {grader.name} took {graded[grader.name][-1].seconds:.1f} s", file=sys.stderr)
+        seconds = {name: round(found[number].seconds, 1) for name, found in graded.items()}
+        done.append({"order": [one.name for one in order], "seconds": seconds, "load_before": round(load, 1)})
+    differences = [one for name, found in graded.items() for one in _differences(name, found, submissions, graded)]
     return {
         "lesson": LESSON,
         "submissions": len(submissions),
@@ -430,12 +431,8 @@ def compare(python: str, count: int, seed: int, rounds: int, folder: Path) -> di
         "machine": {"cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version()},
         "versions": versions,
         "rounds": done,
-        "agreement": {name: _agreement(graded, submissions) for name, graded in last.items()},
-        "differences": [
-            line
-            for name, graded in last.items()
-            for line in _differences(name, graded, submissions, last[Ours.name].said)
-        ],
+        "agreement": {name: _agreement(name, differences, len(submissions)) for name in graded},
+        "differences": differences,
     }
 
 
@@ -450,31 +447,29 @@ def _versions(python: str) -> dict[str, str]:
     return versions
 
 
-def _agreement(graded: Graded, submissions: Sequence[Submission]) -> dict[str, int]:
-    """Count, for each exercise, the submissions that got what they deserve."""
-    return {
-        key: sum((key in graded.passed.get(one.name, ())) == (key in one.honest) for one in submissions)
-        for key in EXERCISES
-    }
-
-
 def _differences(
-    name: str, graded: Graded, submissions: Sequence[Submission], known: Mapping[tuple[str, str], str]
+    name: str, rounds: Sequence[Graded], submissions: Sequence[Submission], graded: Mapping[str, Sequence[Graded]]
 ) -> list[dict[str, str]]:
-    """List every grade that is not what the answer deserves, and why: what the grader says, or what it overlooks.
-
-    known: what this course's grader says of each student's answers.
-    """
+    """List the grades that in any round were not what the answer deserves, and why: what the grader says of a right
+    answer, or what this course's grader says of a wrong one."""
     found = []
     for one in submissions:
         for key in EXERCISES:
-            given, deserved = key in graded.passed.get(one.name, ()), key in one.honest
-            if given != deserved:
-                said = graded.said if deserved else known
-                why = said.get((one.name, key), "nothing is said")
-                what = "a right answer without points" if deserved else "points for a wrong answer"
-                found.append({"grader": name, "student": one.name, "exercise": key, "what": what, "why": why})
+            deserved = key in one.honest
+            wrong = [each for each in rounds if (key in each.passed.get(one.name, ())) != deserved]
+            if wrong:
+                told = [each.said.get((one.name, key), "") for each in (wrong if deserved else graded[Ours.name])]
+                what = "no points for a right answer" if deserved else "points for a wrong answer"
+                why = next(filter(None, told), "nothing is said")
+                place = {"grader": name, "student": one.name, "exercise": key}
+                found.append({**place, "what": what, "rounds": f"{len(wrong)} of {len(rounds)}", "why": why})
     return found
+
+
+def _agreement(name: str, differences: Sequence[Mapping[str, str]], count: int) -> dict[str, int]:
+    """Count, for each exercise, the submissions that got what they deserve in every round."""
+    missed = Counter(one["exercise"] for one in differences if one["grader"] == name)
+    return {key: count - missed[key] for key in EXERCISES}
 
 
 def table(record: Mapping[str, Any]) -> str:
@@ -488,10 +483,10 @@ def table(record: Mapping[str, Any]) -> str:
         cells += [f"{right}/{count}" for right in record["agreement"][name].values()]
         lines.append(f"{name:15}" + "".join(f"{text:>10}" for text in cells))
     orders = "; ".join(", ".join(one["order"]) for one in rounds)
-    lines += ["", f"Below an exercise: submissions that got what they deserve. Order: {orders}."]
+    lines += ["", f"Below an exercise: submissions that got what they deserve in every round. Order: {orders}."]
     for one in record["differences"]:
         place = f"{one['grader']}, {one['student']}, {_label(one['exercise'])}"
-        lines.append(f"{place}: {one['what']} ({one['why']})")
+        lines.append(f"{place}: {one['what']}, {one['rounds']} rounds ({one['why']})")
     return "\n".join(lines)
 
 
