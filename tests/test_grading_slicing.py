@@ -118,7 +118,8 @@ BROKEN = "class Block:\n    kind = 'broken'"
         ([SOLVED, 'Block = check("a.Block", Block)', BROKEN], "solved", "broken"),
         ([SOLVED, BROKEN], "solved", "broken"),
         ([SOLVED, 'Block = check("a.Block", Block)'], "solved", None),
-        ([SOLVED, 'Block = check("a.Block", Block)', 'Block = check("a.bug", Block)'], "solved", None),
+        ([SOLVED, 'Block = check("a.Block", Block)', 'Block = check("a.bug", Block)'], "solved", "solved"),
+        ([SOLVED, 'Block = check("a.Block", Block)', 'Block = check("a.bug", Block)', BROKEN], "solved", "solved"),
         ([SOLVED], None, None),
     ],
 )

@@ -15,7 +15,8 @@ from lesson_lib.exercises.compare import flatten
 from lesson_lib.exercises.core import Case, Exercise
 from lesson_lib.exercises.guard import Outcome, call
 
-_grad = torch.autograd.grad
+# Taken at import, so that a notebook which replaces torch.equal changes nothing here.
+_grad, _equal, _nan_to_num = torch.autograd.grad, torch.equal, torch.nan_to_num
 
 
 class CannotBuild(Exception):
@@ -151,7 +152,7 @@ def bound_arguments(exercise: Exercise, case: Case) -> dict[str, Any]:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+    return a.shape == b.shape and a.dtype == b.dtype and _equal(_nan_to_num(a), _nan_to_num(b))
 
 
 def _built(answer: Any, case: Case, name: str) -> Any:

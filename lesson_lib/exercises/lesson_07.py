@@ -849,12 +849,12 @@ def _small(**changes: Any) -> DiTConfig:
 
 
 STACKS = (
-    _small(conditioning="in-context", num_classes=3),
+    _small(conditioning="in-context", num_classes=0),
     _small(conditioning="adaln-single", num_classes=3, context_size=5),
     _small(conditioning="cross-attention", num_classes=3),
-    _small(conditioning="adaln-zero", num_classes=0),
-    _small(conditioning="in-context", num_classes=0),
-    _small(conditioning="adaln", num_classes=3),
+    _small(conditioning="adaln-zero", num_classes=3),
+    _small(conditioning="in-context", num_classes=3),
+    _small(conditioning="adaln", num_classes=0),
 )
 
 

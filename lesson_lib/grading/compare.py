@@ -136,9 +136,10 @@ class Submission:
 @dataclass
 class Graded:
     """What a grader made of the submissions. passed: by student, the exercises with points. said: why others have none,
-    by student and exercise, the first line of it."""
+    by student and exercise, the first line of it. cpu_seconds: of all its processes together."""
 
-    seconds: float = 0.0
+    seconds: float
+    cpu_seconds: float
     passed: dict[str, set[str]] = field(default_factory=dict)
     said: dict[tuple[str, str], str] = field(default_factory=dict)
 
@@ -255,7 +256,7 @@ class Ours:
         out = self.folder / "out"
         shutil.rmtree(out, ignore_errors=True)
         command = [sys.executable, "-m", "lesson_lib.grading", "grade", str(self.handed_in), "--lesson", LESSON]
-        found = Graded(_together([[*command, "--out", str(out), "--jobs", str(JOBS)]], self.folder)[0])
+        found = _together([[*command, "--out", str(out), "--jobs", str(JOBS)]], self.folder)[0]
         for path in sorted((out / "log").glob("*.json")):
             notebook = Notebook.from_json(path.read_text("utf-8"))
             student = notebook.file.split("/")[0]
@@ -305,8 +306,7 @@ class NbGrader:
         """Run autograde, from submitted notebooks to the gradebook."""
         for course in self.courses:
             shutil.rmtree(course / "autograded", ignore_errors=True)
-        seconds, _ = _together([self._command("autograde")] * JOBS, *self.courses)
-        found = Graded(seconds)
+        found = _together([self._command("autograde")] * JOBS, *self.courses)[0]
         names = {f"test-{exercise.number}": key for key, exercise in EXERCISES.items()}
         for course in self.courses:
             (output,) = _together([[self.python, "-c", NBGRADER_POINTS]], course)[1]
@@ -356,8 +356,7 @@ class Otter:
         """Grade every notebook through otter's own programming interface."""
         halves = [[str(path) for path in self.paths[number::JOBS]] for number in range(JOBS)]
         commands = [[self.python, "-c", OTTER_POINTS, str(self.archive), *half] for half in halves]
-        seconds, outputs = _together(commands, self.folder)
-        found = Graded(seconds)
+        found, outputs = _together(commands, self.folder)
         names = {f"q{exercise.number}": key for key, exercise in EXERCISES.items()}
         for output in outputs:
             for path, points in json.loads(output.splitlines()[-1]).items():
@@ -368,8 +367,8 @@ class Otter:
         return found
 
 
-def _together(commands: Sequence[Sequence[str]], *places: Path) -> tuple[float, list[str]]:
-    """Run commands at the same time, each in its place (the last serves the rest); return seconds and outputs."""
+def _together(commands: Sequence[Sequence[str]], *places: Path) -> tuple[Graded, list[str]]:
+    """Run commands at the same time, each in its place (the last serves the rest); return times and outputs."""
 
     def run(number: int) -> str:
         place, command = places[min(number, len(places) - 1)], commands[number]
@@ -380,10 +379,13 @@ def _together(commands: Sequence[Sequence[str]], *places: Path) -> tuple[float, 
             raise ValueError(f"{' '.join(command[1:4])} ended with {done.returncode}:\n{done.stderr[-2000:]}")
         return done.stdout
 
-    started = time.monotonic()
+    def spent() -> float:
+        return sum(os.times()[2:4])  # by all processes that have ended, theirs included
+
+    started, before = time.monotonic(), spent()
     with ThreadPoolExecutor(len(commands)) as pool:
         outputs = list(pool.map(run, range(len(commands))))
-    return time.monotonic() - started, outputs
+    return Graded(time.monotonic() - started, spent() - before), outputs
 
 
 def _first_line(text: str) -> str:
@@ -421,7 +423,9 @@ def compare(python: str, count: int, seed: int, rounds: int, folder: Path) -> di
             graded[grader.name].append(grader.grade())
             print(f"round {number + 1}: {grader.name} took {graded[grader.name][-1].seconds:.1f} s", file=sys.stderr)
         seconds = {name: round(found[number].seconds, 1) for name, found in graded.items()}
-        done.append({"order": [one.name for one in order], "seconds": seconds, "load_before": round(load, 1)})
+        cpu = {name: round(found[number].cpu_seconds, 1) for name, found in graded.items()}
+        times = {"seconds": seconds, "cpu_seconds": cpu, "load_before": round(load, 1)}
+        done.append({"order": [one.name for one in order], **times})
     differences = [one for name, found in graded.items() for one in _differences(name, found, submissions, graded)]
     return {
         "lesson": LESSON,
@@ -476,10 +480,11 @@ def table(record: Mapping[str, Any]) -> str:
     """Return the comparison as text: seconds, agreement, and each difference with its reason."""
     count, rounds = record["submissions"], record["rounds"]
     heads = [f"round {number}" for number in range(1, len(rounds) + 1)]
-    lines = [f"{'':15}" + "".join(f"{head:>10}" for head in [*heads, "each", *map(_label, EXERCISES)])]
+    lines = [f"{'':15}" + "".join(f"{head:>10}" for head in [*heads, "each", "CPU each", *map(_label, EXERCISES)])]
     for name in record["agreement"]:
-        times = [one["seconds"][name] for one in rounds]
-        cells = [*(f"{seconds:.1f} s" for seconds in times), f"{sum(times) / len(times) / count:.2f} s"]
+        times, cpu = ([one[kind][name] for one in rounds] for kind in ("seconds", "cpu_seconds"))
+        cells = [f"{seconds:.1f} s" for seconds in times]
+        cells += [f"{sum(found) / len(found) / count:.2f} s" for found in (times, cpu)]
         cells += [f"{right}/{count}" for right in record["agreement"][name].values()]
         lines.append(f"{name:15}" + "".join(f"{text:>10}" for text in cells))
     orders = "; ".join(", ".join(one["order"]) for one in rounds)

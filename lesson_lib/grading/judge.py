@@ -19,7 +19,7 @@ from lesson_lib.exercises.guard import TimeLimit, call
 from lesson_lib.exercises.ladder import Report, Trial
 from lesson_lib.grading import slicing, wire
 from lesson_lib.grading.marks import DELEGATED, EMPTY, FAILED, MISSING, PASSED, Mark, Notebook, Written
-from lesson_lib.grading.remote import Ended, LibraryCalled, RemoteAnswer
+from lesson_lib.grading.remote import ENDS, Ended, LibraryCalled, RemoteAnswer
 from lesson_lib.grading.sandbox import Sandbox, Session
 
 CASES = 4
@@ -122,6 +122,8 @@ class Judge:
         exercise, marks = trial.exercise, []
         if not candidates:
             return Mark(exercise.id, MISSING, advice=f"The notebook does not define {exercise.name}.")
+        if all(candidate.get("imported") for candidate in candidates):
+            return Mark(exercise.id, MISSING, advice=f"The notebook imports {exercise.name}, but does not write it.")
         for candidate in candidates:
             if "broken" in candidate:
                 told = f"Python cannot read the code of {candidate['broken']}"
@@ -130,12 +132,16 @@ class Judge:
             if mark.status == PASSED:
                 return mark
             marks.append(mark)
+            if "No answer after" in mark.detail:
+                break  # what takes too long once is not tried in other versions
         return next((mark for mark in marks if mark.status != EMPTY), marks[0])
 
     def _try(self, trial: Trial, candidate: Mapping[str, Any]) -> Mark:
         exercise = trial.exercise
-        pieces = [(str(label), str(text)) for label, text in candidate["pieces"]]
-        source = "\n".join(text.lstrip("\n") for _, text in pieces)
+        # What the exercise's cell was handed out with, in case the notebook has lost it; its own come after.
+        pieces = [("<the course>", line) for line in exercise.needs()]
+        pieces += [(str(label), str(text)) for label, text in candidate["pieces"]]
+        source = "\n".join(str(text).lstrip("\n") for _, text in candidate["pieces"])
         with self._box.session() as session:
             report = _examine(session, trial, pieces, str(candidate["name"]), bool(candidate["future"]))
         return dataclasses.replace(_judged(exercise, report), source=source[:200_000])
@@ -208,6 +214,8 @@ def _advice(report: Report) -> str:
         return report.sentence.splitlines()[0]
     if report.rung == "runs" and report.sentence.startswith("No answer"):
         return report.sentence
+    if report.rung == "runs" and report.sentence.startswith(f"It stops with {Ended.__name__}: "):
+        return next((f"It stops: {told}." for told in ENDS.values() if told in report.sentence), ADVICE["runs"])
     if report.rung == "runs" and report.sentence.startswith("It stops with"):
         kind, _, rest = report.sentence.removeprefix("It stops with ").partition(":")
         kind = kind if hasattr(builtins, kind) else "an error"

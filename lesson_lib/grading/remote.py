@@ -8,6 +8,7 @@ code that judges an answer in a notebook, in a process that the submission never
 from __future__ import annotations
 
 import builtins
+import contextlib
 import inspect
 import itertools
 import time
@@ -31,6 +32,11 @@ from lesson_lib.grading.sandbox import Session
 cloudpickle.register_pickle_by_value(exercises)
 
 LONGEST = 120.0  # seconds for all that is asked of one answer
+ENDS = {
+    "itself": "the answer ended its own process",
+    "memory or a signal": "the process was ended by a signal, or took more memory or time than there is",
+    "unknown": "the process no longer answers",
+}
 
 
 class Ended(Exception):
@@ -204,11 +210,7 @@ class RemoteAnswer:
         elif isinstance(error, wire.Broken) and "ended" not in str(error):
             self._gone = Ended(str(error))
         else:
-            ways = {
-                "itself": "the answer ended its own process",
-                "memory or a signal": "the process was ended by a signal, or took more memory or time than there is",
-            }
-            self._gone = Ended(ways.get(how, "the process no longer answers"))
+            self._gone = Ended(ENDS.get(how, ENDS["unknown"]))
         return self._gone
 
     def _error(self, told: Any, message: dict[str, Any]) -> BaseException:
@@ -226,7 +228,7 @@ class RemoteAnswer:
             return LibraryCalled(text)
         if told.get("stage") == "build":
             return cannot_build(self._exercise.name, message["build"], kind, text)
-        raised: Any = _exception(kind, _list(told.get("bases")))(text)
+        raised: Any = _exception(kind, _list(told.get("bases")), text)
         raised.learner_line = self._line(told.get("line"))
         return raised  # type: ignore[no-any-return]
 
@@ -369,15 +371,14 @@ def _signature(told: Any) -> inspect.Signature | None:
         return None
 
 
-def _exception(name: str, bases: Sequence[Any]) -> type[Exception]:
-    """Return the built-in error of this name, or a new one with the nearest built-in error as its base."""
+def _exception(name: str, bases: Sequence[Any], text: str) -> Exception:
+    """Return the built-in error of this name, or else a new one with the nearest built-in error as its base."""
     found = getattr(builtins, name, None)
-    if inspect.isclass(found) and issubclass(found, Exception) and not issubclass(found, UnicodeError):
-        return found
-    if name == "TimeLimit" or not name.isidentifier():
+    if not name.isidentifier() or name in ("TimeLimit", Ended.__name__, LibraryCalled.__name__):
         name = "Error"
-    for base in bases[1:]:
-        nearest = getattr(builtins, str(base), None)
-        if inspect.isclass(nearest) and issubclass(nearest, Exception) and not issubclass(nearest, UnicodeError):
-            return type(name, (nearest,), {})
-    return type(name, (Exception,), {})
+    kinds: list[Any] = [found, *(getattr(builtins, str(base), None) for base in bases[1:])]
+    for kind in kinds:
+        if inspect.isclass(kind) and issubclass(kind, Exception):
+            with contextlib.suppress(TypeError):  # some need more than a text
+                return kind(text) if kind is found else type(name, (kind,), {})(text)
+    return type(name, (Exception,), {})(text)

@@ -86,7 +86,7 @@ def grade(settings: Settings) -> int:
         "course": {"version": __version__, "sources": _sources(), "torch": torch.__version__},
         "students": [dataclasses.asdict(student) for student in students],
         "handins": [_stamp(handin, owners[handin.key]) for handin in handins],
-        "problems": [*problems, *more],
+        "problems": _some([*problems, *more]),
         "seconds": 0.0,
     }
     _save(settings.out, about)
@@ -186,6 +186,11 @@ def _open(settings: Settings) -> int:
 
 def _save(out: Path, about: dict[str, Any]) -> None:
     write_whole(out / "run.json", json.dumps(about, indent=1, ensure_ascii=False))
+
+
+def _some(problems: list[str], most: int = 200) -> list[str]:
+    left = len(problems) - most
+    return problems if left <= 0 else [*problems[:most], f"… and {left} more of this kind."]
 
 
 def _stamp(handin: submissions.HandIn, student: Student) -> dict[str, Any]:
@@ -332,21 +337,25 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     os.environ["LESSON_STRICT"] = "0"
-    try:
-        with Sandbox(isolation) as box:
-            judge = Judge(box, lesson, seed, questions)
-            while True:
-                while not connection.poll(1):
-                    if os.getppid() != parent:
-                        return
-                handin = connection.recv()
-                try:
-                    notebook = judge.grade(handin.key, handin.read())
-                except (ValueError, OSError) as error:
-                    notebook = Notebook(handin.key, "", handin.file, "", lesson, seed, problems=(str(error),))
-                connection.send(notebook)
-    except SandboxError as error:
-        with contextlib.suppress(OSError):
+    with contextlib.ExitStack() as stack:
+        try:
+            box = stack.enter_context(Sandbox(isolation))
+        except SandboxError as error:
             connection.send(error)
-    except (EOFError, OSError):
-        return
+            return
+        judge = Judge(box, lesson, seed, questions)
+        while True:
+            while not connection.poll(1):
+                if os.getppid() != parent:
+                    return
+            try:
+                handin = connection.recv()
+            except EOFError:
+                return
+            try:
+                data = handin.read()
+            except (ValueError, OSError) as error:
+                connection.send(Notebook(handin.key, "", handin.file, "", lesson, seed, problems=(str(error),)))
+                continue
+            # An error here ends this process; another takes its place and tries the notebook once more.
+            connection.send(judge.grade(handin.key, data))

@@ -180,18 +180,22 @@ class Sandbox:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         given = json.dumps({"modules": MODULES, "control": theirs.fileno(), "order": None})
         with tempfile.TemporaryDirectory() as empty:
-            self._server = subprocess.Popen(
-                [sys.executable, "-I", str(HERE / "worker.py"), given],
-                pass_fds=[theirs.fileno()],
-                env=ENVIRONMENT,
-                cwd=empty,
-                start_new_session=True,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-            )
-            theirs.close()
-            ours.settimeout(120)
-            if ours.recv(1) != b"r":
+            try:
+                self._server = subprocess.Popen(
+                    [sys.executable, "-I", str(HERE / "worker.py"), given],
+                    pass_fds=[theirs.fileno()],
+                    env=ENVIRONMENT,
+                    cwd=empty,
+                    start_new_session=True,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                )
+                theirs.close()
+                ours.settimeout(120)
+                started = ours.recv(1) == b"r"
+            except OSError as error:
+                raise SandboxError(f"Python does not start beside the sandbox: {error}") from error
+            if not started:
                 raise SandboxError("the process that loads torch for the sandbox did not start; see the error above")
         self._control = ours
 

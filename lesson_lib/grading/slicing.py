@@ -232,14 +232,13 @@ class Notebook:
     def candidates(self, key: str, name: str, wanted: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the versions of an answer to try, each as the pieces to run and the name to take.
 
-        First what was handed to check, the latest first; then the version written last. For two exercises under one
-        name each has the stretch of the notebook between their checks.
+        First what was handed to check, the latest first; then the version written last. Where two exercises have one
+        name and a check is gone, each has its stretch of the notebook.
         """
         rivals = [other for other, same in wanted["exercises"] if same == name and other != key]
         found: list[dict[str, Any]] = []
         for place, answer in reversed(self.checks.get(key, [])):
-            start = max((p for other in rivals for p, _ in self.checks.get(other, []) if p < place), default=-1)
-            found += self._version(answer, name, start, place, wanted, shared=bool(rivals))
+            found += self._version(answer, name, -1, place, wanted, shared=False)
         if not rivals:
             last = self._last_binding(name, -1, len(self.statements))
             if last is not None:
@@ -283,10 +282,12 @@ class Notebook:
             return []
         for one in sorted(uses):
             slice_.need(one, place)
+        origin = slice_.binding(name, place) if final == name else None
+        imported = origin is not None and self.statements[origin].is_import
         pieces = slice_.pieces()
         if final == "_answer":
             pieces.append(["<the call of check>", f"_answer = {ast.unparse(answer)}"])
-        return [{"pieces": pieces, "name": final, "future": self.future}]
+        return [{"pieces": pieces, "name": final, "future": self.future, "imported": imported}]
 
     def _last_binding(self, name: str, start: int, end: int) -> int | None:
         for place in range(min(end, len(self.statements)) - 1, start, -1):
