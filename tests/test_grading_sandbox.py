@@ -25,8 +25,9 @@ from lesson_lib import ROOT
 from lesson_lib.exercises import LESSONS, REGISTRY
 from lesson_lib.exercises.core import Case, Exercise
 from lesson_lib.exercises.guard import call
-from lesson_lib.exercises.ladder import Trial
+from lesson_lib.exercises.ladder import Climb, Trial
 from lesson_lib.grading import wire
+from lesson_lib.grading.judge import trials
 from lesson_lib.grading.library import library_without
 from lesson_lib.grading.remote import LONGEST, Ended, LibraryCalled, RemoteAnswer
 from lesson_lib.grading.sandbox import Limits, Sandbox, SandboxError, check
@@ -440,6 +441,23 @@ def test_mistakes_are_named_in_the_sandbox_as_in_a_notebook(box: Sandbox, number
             assert (report.rung, report.mistake) == (local.rung, local.mistake), f"{exercise.id}: {mistake.name}"
             tried += 1
     assert tried >= 1
+
+
+@pytest.mark.parametrize("number", list(LESSONS))
+def test_the_graders_cases_tell_right_from_wrong(number: str) -> None:
+    """With any seed: every known mistake falls, every right answer stands."""
+    answers, _ = _answers(number)
+    for seed in (1, 2):
+        for key, trial in trials(number, seed).items():
+            exercise = REGISTRY[key]
+            for mistake in exercise.mistakes:
+                assert Climb(trial, exercise.adopt(mistake.function)).first_failure()[0], (
+                    f"{key}: {mistake.name}, {seed}"
+                )
+            for function in answers[key]:
+                assert not Climb(trial, exercise.adopt(function)).first_failure()[0], (
+                    f"{key}: {function.__name__}, {seed}"
+                )
 
 
 @needs_bwrap

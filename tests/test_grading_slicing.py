@@ -14,6 +14,7 @@ WANTED = {
         "Block": "from lesson_lib.a import Block",
         "second": "from lesson_lib.a import second",
     },
+    "given": {"math": "import math"},
     "prose": ["a.w1"],
 }
 
@@ -79,6 +80,12 @@ HONEST = {
     "by name": ["def helper(x): return x + 1", "def first(x): return globals()['helper'](x)"],
     "starred": ["from math import *", "def first(x): return x + int(cos(0))"],
     "check wrapped": ["def first(x): return x + 1", 'print(check("a.first", first))'],
+    "a lost import": ["def first(x): return x + int(math.cos(0))", 'first = check("a.first", first)'],
+    "written below its check": [
+        'first = check("a.first", first)',
+        "def first(x): return 0",
+        "def first(x): return x + 1",
+    ],
     "CRLF": ["def first(x):\r\n    return x + 1"],
     "global statement": ["step = 0\ndef set_step():\n    global step\n    step = 1", "def first(x): return x + 1"],
 }

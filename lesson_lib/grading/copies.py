@@ -73,9 +73,6 @@ def common_sources(exercise: Exercise) -> list[str]:
     return [text for name in sorted(modules) for text in _statements(name)] + _cells(exercise.lesson)
 
 
-mistake_sources = common_sources
-
-
 @lru_cache(maxsize=16)
 def _statements(module: str) -> list[str]:
     text = inspect.getsource(sys.modules[module])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import dataclasses
 import hashlib
 import inspect
+import json
 import marshal
 import random
 import time
@@ -13,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from lesson_lib import ROOT
 from lesson_lib.exercises import LESSONS, PROSE, REGISTRY
 from lesson_lib.exercises.core import Exercise, Prose
 from lesson_lib.exercises.guard import TimeLimit, call
@@ -22,7 +25,7 @@ from lesson_lib.grading.marks import DELEGATED, EMPTY, FAILED, MISSING, PASSED, 
 from lesson_lib.grading.remote import ENDS, Ended, LibraryCalled, RemoteAnswer
 from lesson_lib.grading.sandbox import Sandbox, Session
 
-CASES = 4
+CASES, MORE = 4, 2  # of the sizes that check tries, which reach every branch, and of larger ones
 SECONDS = 60.0  # to read a notebook, or to run what an answer depends on
 
 # What a student is told for a rung; the ladder's own sentences may hold numbers that were expected.
@@ -44,8 +47,9 @@ def trials(lesson: str, seed: int) -> dict[str, Trial]:
         if exercise.lesson == lesson:
             draw = random.Random(f"{seed}/{exercise.id}")
             patient = dataclasses.replace(exercise, seconds=max(10.0, 2 * exercise.seconds))
-            cases = patient.cases(draw.getrandbits(40), CASES, draw.randrange(4))
-            found[exercise.id] = Trial(patient, list(cases))
+            cases = patient.cases(draw.getrandbits(40), CASES)
+            others = patient.cases(draw.getrandbits(40), MORE, CASES + draw.randrange(3))
+            found[exercise.id] = Trial(patient, [*cases, *others])
     if not found:
         raise ValueError(f"there is no lesson {lesson!r} with exercises; there are {', '.join(LESSONS)}")
     return found
@@ -113,7 +117,12 @@ class Judge:
     def _wanted(self) -> dict[str, Any]:
         exercises = [self._trials[key].exercise for key in self._trials]
         imports = {e.name: f"from {e.resolved.module.__name__} import {e.name}" for e in exercises}
-        return {"exercises": [[e.id, e.name] for e in exercises], "imports": imports, "prose": list(self.questions)}
+        return {
+            "exercises": [[e.id, e.name] for e in exercises],
+            "imports": imports,
+            "given": _given_imports(self.lesson),
+            "prose": list(self.questions),
+        }
 
     # one answer
 
@@ -138,10 +147,8 @@ class Judge:
 
     def _try(self, trial: Trial, candidate: Mapping[str, Any]) -> Mark:
         exercise = trial.exercise
-        # What the exercise's cell was handed out with, in case the notebook has lost it; its own come after.
-        pieces = [("<the course>", line) for line in exercise.needs()]
-        pieces += [(str(label), str(text)) for label, text in candidate["pieces"]]
-        source = "\n".join(str(text).lstrip("\n") for _, text in candidate["pieces"])
+        pieces = [(str(label), str(text)) for label, text in candidate["pieces"]]
+        source = "\n".join(text.lstrip("\n") for _, text in pieces)
         with self._box.session() as session:
             report = _examine(session, trial, pieces, str(candidate["name"]), bool(candidate["future"]))
         return dataclasses.replace(_judged(exercise, report), source=source[:200_000])
@@ -153,6 +160,21 @@ def _written(question: Prose, found: Mapping[str, Any]) -> Written:
     if text and not question.min_words <= words <= question.max_words:
         note = f"{words} words; {question.min_words} to {question.max_words} were asked for"
     return Written(question.id, text, words, note)
+
+
+@lru_cache(maxsize=1)
+def _given_imports(lesson: str) -> dict[str, str]:
+    """Return what the notebook that was handed out imports, name → line, for learners who have lost such a cell."""
+    path = ROOT / "notebooks" / f"{lesson}_{LESSONS[lesson].slug}.ipynb"
+    found: dict[str, str] = {}
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else []:
+        text = "".join(cell["source"])
+        for node in ast.parse(text).body if cell["cell_type"] == "code" else []:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                for alias in node.names:
+                    line = type(node)(**{**vars(node), "names": [alias]})
+                    found[alias.asname or alias.name.split(".")[0]] = ast.unparse(line)
+    return found
 
 
 @lru_cache(maxsize=1)

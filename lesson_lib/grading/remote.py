@@ -373,12 +373,12 @@ def _signature(told: Any) -> inspect.Signature | None:
 
 def _exception(name: str, bases: Sequence[Any], text: str) -> Exception:
     """Return the built-in error of this name, or else a new one with the nearest built-in error as its base."""
-    found = getattr(builtins, name, None)
+    found: Any = getattr(builtins, name, None)
     if not name.isidentifier() or name in ("TimeLimit", Ended.__name__, LibraryCalled.__name__):
         name = "Error"
-    kinds: list[Any] = [found, *(getattr(builtins, str(base), None) for base in bases[1:])]
-    for kind in kinds:
+    for kind in [found, *(getattr(builtins, str(base), None) for base in bases[1:])]:
         if inspect.isclass(kind) and issubclass(kind, Exception):
             with contextlib.suppress(TypeError):  # some need more than a text
-                return kind(text) if kind is found else type(name, (kind,), {})(text)
+                made: Exception = kind(text) if kind is found else type(name, (kind,), {})(text)
+                return made
     return type(name, (Exception,), {})(text)

@@ -30,7 +30,7 @@ from lesson_lib import ROOT, __version__
 from lesson_lib.exercises import REGISTRY
 from lesson_lib.exercises.core import Prose
 from lesson_lib.grading import reports, rubric, submissions
-from lesson_lib.grading.copies import mistake_sources, similar
+from lesson_lib.grading.copies import common_sources, similar
 from lesson_lib.grading.judge import Judge
 from lesson_lib.grading.marks import FAILED, PASSED, Grade, Notebook, Student, write_whole
 from lesson_lib.grading.sandbox import Sandbox, SandboxError
@@ -155,7 +155,7 @@ def _alike(grades: Sequence[Grade]) -> Any:
     asked = sorted({exercise for own in sources.values() for exercise in own})
     given = {key: "\n".join([*REGISTRY[key].needs(), REGISTRY[key].stub_source()]) for key in asked}
     solved = {key: "\n".join([*REGISTRY[key].needs(), REGISTRY[key].solution_source()]) for key in asked}
-    return similar(sources, given, solved, {key: mistake_sources(REGISTRY[key]) for key in asked})
+    return similar(sources, given, solved, {key: common_sources(REGISTRY[key]) for key in asked})
 
 
 # --- OUT ---------------------------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ MUTE_MAGICS = ("time", "timeit", "capture", "prun", "python", "python3", "memit"
 def read(data: bytes, wanted: dict[str, Any]) -> dict[str, Any]:
     """Return what a notebook holds: candidates for each exercise, answers in words, and what was odd about it.
 
-    wanted: exercises, a list of [id, name]; imports, name → the import line of the library's version; prose, ids.
+    wanted: exercises, a list of [id, name]; imports, name → the import line of the library's version; given, name → the
+    import line of the notebook that was handed out; prose, ids.
     """
     problems: list[str] = []
     cells = _cells(data, problems)
@@ -238,7 +239,8 @@ class Notebook:
         rivals = [other for other, same in wanted["exercises"] if same == name and other != key]
         found: list[dict[str, Any]] = []
         for place, answer in reversed(self.checks.get(key, [])):
-            found += self._version(answer, name, -1, place, wanted, shared=False)
+            for end in self._ends(answer, place):
+                found += self._version(answer, name, -1, end, wanted, shared=False)
         if not rivals:
             last = self._last_binding(name, -1, len(self.statements))
             if last is not None:
@@ -253,6 +255,14 @@ class Notebook:
             broken = [(number, where) for number, text, where in self.unread if _mentions(text, name)]
             return [{"broken": f"cell {number}, {where}"} for number, where in broken[:1]]
         return unique[:MOST_CANDIDATES]
+
+    def _ends(self, answer: ast.expr, place: int) -> list[int]:
+        """Return up to where to read for an answer: its check, or each place behind it where alone it is written."""
+        if not isinstance(answer, ast.Name) or self._last_binding(answer.id, -1, place) is not None:
+            return [place]
+        behind = range(place, len(self.statements))
+        found = [i + 1 for i in behind if answer.id in self.statements[i].binds and not _is_check(self.statements[i])]
+        return found or [place]
 
     def _by_order(self, key: str, name: str, wanted: dict[str, Any]) -> list[dict[str, Any]]:
         """Where two exercises have one name and this one's check is gone: the part behind the last earlier check."""
@@ -338,6 +348,8 @@ class _Slice:
     ) -> None:
         self.notebook, self.name, self.start, self.place, self.shared = notebook, name, start, place, shared
         self.imports: dict[str, str] = wanted["imports"]
+        self.given: dict[str, str] = wanted["given"]
+        self.lost: set[str] = set()
         self.others = {same for _, same in wanted["exercises"]} - {name}
         self.chosen: set[int] = set()
         self.borrowed: set[str] = set()
@@ -377,6 +389,7 @@ class _Slice:
                 continue
             place = self.binding(one, limit)
             if place is None:
+                self.lost |= {self.given[one]} if one in self.given and one != self.name else set()
                 continue
             statement = self.notebook.statements[place]
             for member in [place, *self._changers(one, place, statement)]:
@@ -402,7 +415,8 @@ class _Slice:
         """Return the slice in the order of the notebook: label and text of each piece."""
         statements = self.notebook.statements
         stars = [i for i, s in enumerate(statements[: self.place]) if s.is_star]
-        found = [["<the course>", "\n".join(sorted(self.imports[name] for name in self.borrowed))]]
+        borrowed = sorted({*self.lost, *(self.imports[name] for name in self.borrowed)})
+        found = [["<the course>", "\n".join(borrowed)]]
         for place in sorted({*self.chosen, *stars}):
             statement = statements[place]
             text = statement.text
@@ -410,7 +424,7 @@ class _Slice:
                 text = ast.unparse(_Unchecked().visit(ast.parse(text)))
             if not _is_future(statement.node):
                 found.append([f"<cell {statement.cell}>", text])
-        return found if self.borrowed else found[1:]
+        return found if borrowed else found[1:]
 
 
 class _Unchecked(ast.NodeTransformer):
