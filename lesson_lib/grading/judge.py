@@ -131,6 +131,9 @@ class Judge:
         exercise, marks = trial.exercise, []
         if not candidates:
             return Mark(exercise.id, MISSING, advice=f"The notebook does not define {exercise.name}.")
+        untouched = [candidate for candidate in candidates if _is_untouched(exercise, candidate)]
+        if untouched:
+            return Mark(exercise.id, EMPTY, mistake=exercise.broken, advice=_UNTOUCHED)
         if all(candidate.get("imported") for candidate in candidates):
             return Mark(exercise.id, MISSING, advice=f"The notebook imports {exercise.name}, but does not write it.")
         for candidate in candidates:
@@ -160,6 +163,16 @@ def _written(question: Prose, found: Mapping[str, Any]) -> Written:
     if text and not question.min_words <= words <= question.max_words:
         note = f"{words} words; {question.min_words} to {question.max_words} were asked for"
     return Written(question.id, text, words, note)
+
+
+def _is_untouched(exercise: Exercise, candidate: Mapping[str, Any]) -> bool:
+    """Whether the broken code of a debugging exercise stands, as it was handed out, behind its check.
+
+    In a notebook whose cells have changed places another exercise's answer of the same name does not stand in for it.
+    """
+    if not exercise.broken or not candidate.get("behind"):
+        return False
+    return any(exercise.stub_source().strip() in str(text) for _, text in candidate["pieces"])
 
 
 @lru_cache(maxsize=1)
@@ -219,7 +232,7 @@ def _judged(exercise: Exercise, report: Report | Exception) -> Mark:
     if report.passed:
         return Mark(exercise.id, PASSED)
     if not report.attempted or (exercise.broken and report.mistake == exercise.broken):
-        return Mark(exercise.id, EMPTY, report.rung, report.mistake, "It is as it was handed out.")
+        return Mark(exercise.id, EMPTY, report.rung, report.mistake, _UNTOUCHED)
     if f"{LibraryCalled.__name__}:" in report.sentence:
         return Mark(exercise.id, DELEGATED, report.rung, advice=_DELEGATED, detail=report.sentence)
     detail = report.sentence + (f"\n→ {report.mistake}: {report.help}" if report.mistake else "")
@@ -227,6 +240,7 @@ def _judged(exercise: Exercise, report: Report | Exception) -> Mark:
     return Mark(exercise.id, FAILED, report.rung, report.mistake, advice, detail)
 
 
+_UNTOUCHED = "It is as it was handed out."
 _DELEGATED = "It calls the library's own version of what was to be written; that has no points."
 
 

@@ -240,7 +240,8 @@ class Notebook:
         found: list[dict[str, Any]] = []
         for place, answer in reversed(self.checks.get(key, [])):
             for end in self._ends(answer, place):
-                found += self._version(answer, name, -1, end, wanted, shared=False)
+                versions = self._version(answer, name, -1, end, wanted, shared=False)
+                found += [version | {"behind": end > place} for version in versions]
         if not rivals:
             last = self._last_binding(name, -1, len(self.statements))
             if last is not None:
