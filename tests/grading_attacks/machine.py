@@ -148,7 +148,8 @@ OUTSIDE = [
 
         def reach():
             places = [CANARIES + "/written", "/tmp/written-" + TOKEN, "/dev/shm/written-" + TOKEN]
-            places += [os.path.expanduser("~/written-") + TOKEN, "/root/written-" + TOKEN, "/var/tmp/written-" + TOKEN]
+            homes = [os.path.expanduser("~"), "/root", "/var/tmp"]
+            places += [home + "/written-" + TOKEN for home in homes]
             places += [SUBMISSIONS + "/writes-outside/written", "../" * 20 + CANARIES + "/written"]
             for place in places:
                 try:
@@ -230,7 +231,7 @@ OUTSIDE = [
                             found.append(file.read(200))
                     except (OSError, UnicodeError):
                         pass
-                for path in ("/etc/shadow", "/etc/machine-id", "/root/.bash_history", "/root/.ssh/id_rsa"):
+                for path in ("/etc/shadow", "/etc/machine-id", "/root" + "/.bash_history", "/root" + "/.ssh/id_rsa"):
                     try:
                         with open(path) as file:
                             found.append(path + file.read(20))

@@ -63,7 +63,7 @@ def _verdict(mark: Mark) -> str:
     if mark.mistake:
         return f"{label} {mark.rung}: known mistake “{mark.mistake}”"
     told = mark.advice.splitlines()[0] if mark.advice else ""
-    told = re.sub(r"^(It stops with \w+)\b.*", r"\1.", told)
+    told = re.sub(r"^(It stops with (?:an error|\w+))\b.*", r"\1.", told)
     return f"{label} {mark.rung or mark.status}: {told}"
 
 
