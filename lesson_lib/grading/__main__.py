@@ -39,8 +39,8 @@ def _grade(options: argparse.Namespace) -> int:
         seed=options.seed,
         isolation=options.isolation,
     )
-    count = grade(settings)
-    print(f"{count} notebooks graded: {options.out / 'grades.csv'}, {options.out / 'class.html'}")
+    count, seconds = grade(settings)
+    print(f"{count} notebooks graded, in {seconds:.0f} s: {options.out / 'grades.csv'}, {options.out / 'class.html'}")
     return 0
 
 

@@ -60,8 +60,11 @@ class Settings:
     isolation: str = "bwrap"
 
 
-def grade(settings: Settings) -> int:
-    """Grade everything; return how many notebooks are graded now. Raises ValueError or SandboxError with a sentence."""
+def grade(settings: Settings) -> tuple[int, float]:
+    """Grade everything; return how many notebooks are graded now, and the seconds that this took.
+
+    Raises ValueError or SandboxError, with a sentence, before anything is graded.
+    """
     if not settings.submissions.exists():
         raise ValueError(f"{settings.submissions} is not there; name a folder or a zip of notebooks")
     lessons = {exercise.lesson for exercise in REGISTRY.values()}
@@ -101,10 +104,11 @@ def grade(settings: Settings) -> int:
             whole = dataclasses.replace(notebook, key=handin.key, **_stamped(handin, owners[handin.key]))
             _log(settings.out, whole)
             bar.update()
-    about["seconds"] = round(time.monotonic() - started, 1)
+    seconds = round(time.monotonic() - started, 1)
+    about["seconds"] = seconds
     _save(settings.out, about)
     report(settings.out)
-    return len(handins)
+    return len(handins), seconds
 
 
 def report(out: Path, rules_file: Path | None = None) -> list[Grade]:

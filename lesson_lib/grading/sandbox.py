@@ -35,6 +35,7 @@ ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "LANG": "C.UTF-8",
     "HOME": "/tmp",
+    "CUDA_VISIBLE_DEVICES": "",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -280,7 +281,7 @@ class Sandbox:
             command += ["--setenv", name, value]
         command += ["--perms", "1777", "--size", str(limits.folder), "--tmpfs", "/tmp", "--proc", "/proc"]
         command += ["--dev", "/dev", "--size", str(2**20), "--tmpfs", "/dev/shm"]
-        for folder in _installation():
+        for folder in installation():
             for parent in reversed(Path(folder).parents[:-1]):
                 command += ["--perms", "0755", "--dir", str(parent)]  # left alone, they are for root only
             command += ["--ro-bind", folder, folder]
@@ -350,7 +351,7 @@ def check(kind: str) -> None:
         raise SandboxError("bubblewrap needs Linux; choose --isolation podman or docker")
 
 
-def _installation() -> list[str]:
+def installation() -> list[str]:
     """List the folders that Python and torch need, outermost first, none inside another."""
     wanted = {"/usr", sys.base_prefix, sys.prefix, str(Path(sys.executable).resolve().parent.parent)}
     wanted |= {sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}

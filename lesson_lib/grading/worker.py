@@ -150,7 +150,8 @@ def _only_this_channel(reading: int, writing: int) -> Any:
 
 def _limit(order: dict[str, Any]) -> None:
     """Set the limits of this process and of all that come from it."""
-    with open("/proc/self/statm") as file:
+    used = 2**40  # where the system does not tell: no limit
+    with contextlib.suppress(OSError), open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     for name, most in {
         "RLIMIT_AS": used + order["memory"],
