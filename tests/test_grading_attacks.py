@@ -19,6 +19,7 @@ from grading_attacks.machine import ENVIRONMENT, TOKEN, canaries, machine, said
 from grading_attacks.notebooks import EXERCISES, Entry, right
 from grading_attacks.ordinary import mistakes, ordinary
 from grading_attacks.outcomes import Outcome, outcomes, table
+from sandboxes import needs_bwrap
 
 from lesson_lib import ROOT
 from lesson_lib.exercises import REGISTRY
@@ -28,10 +29,7 @@ PAGE = ROOT / "docs" / "grading_attacks.md"
 TESTS = Path(__file__).resolve().parent
 CONTROL = machine("control", "says that it has reached something", "def reach():\n    return True")
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("bwrap") is None and os.environ.get("CI") != "true",
-    reason="bubblewrap is not installed (Debian, Ubuntu: apt install bubblewrap), so that no attack can be let loose",
-)
+pytestmark = needs_bwrap
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,6 @@ class Judge:
 
     def _read(self, data: bytes) -> dict[str, Any]:
         """Let a sandbox parse the file; a file that breaks the parser breaks only the sandbox."""
-
         message = {"do": "read", "code": _slicing(), "data": data, "wanted": self._wanted(), "seconds": SECONDS}
         with self._box.session() as session:
 

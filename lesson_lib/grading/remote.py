@@ -130,7 +130,7 @@ class RemoteAnswer:
             hooked = [name for name, module in instance.named_modules() if module._forward_hooks]
         leaves = _leaves_behind([*args, *kwargs.values()])
         seen = [value for value in [*args, *leaves] if isinstance(value, Tensor)]
-        stored = {id(tensor): tensor.grad for tensor in seen if tensor.is_leaf and tensor.grad is not None}
+        stored = [(tensor, tensor.grad) for tensor in seen if tensor.is_leaf and tensor.grad is not None]
         message = {
             "number": next(self._numbers),
             "build": None if instance is None else instance._build,
@@ -139,12 +139,13 @@ class RemoteAnswer:
             "args": list(args),
             "kwargs": kwargs,
             "leaves": leaves,
+            "stored": stored,
             "generator": torch.get_rng_state(),
             "gradients": torch.is_grad_enabled(),
         }
         # Do here what the answer may do there, so that whoever watches for it tries another device.
         torch.empty(0)
-        head, found, tensors = self._ask(message, stored, leaves)
+        head, found, tensors = self._exchange({"do": "call", **message}, leaves)
         known = [*tensors, *args, *kwargs.values()]
         self._change(head, found, tensors, known[len(tensors) :], instance)
         inputs = [number for number, tensor in enumerate(tensors) if tensor.requires_grad]
@@ -160,14 +161,6 @@ class RemoteAnswer:
             return wire.read_result(head.get("value"), results, known)
         except wire.Broken as error:
             raise self._lost(error) from None
-
-    def _ask(self, message: dict[str, Any], stored: dict[int, Tensor], leaves: Sequence[Tensor]) -> Any:
-        message["stored"] = {}
-        _, tensors = wire.pack(message)  # numbers the tensors
-        numbers = {id(tensor): number for number, tensor in enumerate(tensors)}
-        message["stored"] = {numbers[key]: gradient for key, gradient in stored.items() if key in numbers}
-        head, found, tensors = self._exchange({"do": "call", **message}, leaves)
-        return head, found, tensors
 
     def _do(self, what: str, **message: Any) -> tuple[dict[str, Any], list[Tensor]]:
         head, found, _ = self._exchange({"do": what, **message}, ())

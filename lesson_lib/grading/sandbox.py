@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -83,8 +84,6 @@ class Session:
         if self._status is None:
             code = self._keeper.poll() if self._keeper else None
             return "unknown" if code is None else _meaning(-code if code < 0 else code << 8)
-        import select
-
         if not select.select([self._status], [], [], seconds)[0]:
             return "unknown"
         told = os.read(self._status, 200).decode(errors="replace")
@@ -366,8 +365,3 @@ def _hidden() -> list[str]:
     places = {sysconfig.get_paths()[key] for key in ("purelib", "platlib")}
     paths = (os.path.realpath(os.path.join(place, name)) for place in places for name in HIDDEN)
     return sorted({path for path in paths if os.path.isdir(path)})
-
-
-def available() -> Sequence[str]:
-    """List the isolations that this machine has a program for."""
-    return [kind for kind in KINDS[:-1] if shutil.which(kind)]

@@ -382,7 +382,7 @@ class Session:
         args: list[Any],
         kwargs: dict[str, Any],
         leaves: list[Tensor],
-        stored: dict[int, Tensor],
+        stored: list[tuple[Tensor, Tensor]],
         generator: Tensor,
         gradients: bool,
     ) -> tuple[dict[str, Any], list[Any]]:
@@ -489,13 +489,13 @@ class Session:
 class _Before:
     """How the arguments were before a call, in order to tell what it changed."""
 
-    def __init__(self, tensors: list[Tensor], arguments: list[Any], stored: dict[int, Tensor]) -> None:
-        for number, gradient in stored.items():
-            tensors[number].grad = gradient
-        self.stored = {number: gradient.clone() for number, gradient in stored.items()}
+    def __init__(self, tensors: list[Tensor], arguments: list[Any], stored: list[tuple[Tensor, Tensor]]) -> None:
+        for tensor, gradient in stored:
+            tensor.grad = gradient
         self.values = [None if t.is_meta else _clone(_detach(t)) for t in tensors]
         self.tensors, self.arguments = tensors, arguments
         self.known: dict[int, int] = {id(tensor): number for number, tensor in enumerate(tensors)}
+        self.stored = {self.known[id(tensor)]: gradient.clone() for tensor, gradient in stored}
         for place, value in enumerate(arguments):
             if isinstance(value, nn.Module | list | dict) or (callable(value) and id(value) not in self.known):
                 self.known[id(value)] = len(tensors) + place
