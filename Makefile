@@ -7,11 +7,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 LAB_READY := $(VENV)/.lab-ready
 TEST_READY := $(VENV)/.test-ready
+BROWSER_READY := $(VENV)/.browser-ready
+COLAB_READY := .venv-colab/.ready
+SITE_READY := .venv-site/.ready
 INSTALL = $(BIN)/python -m pip install --no-input --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test run notebooks solved check format lint fork release grade experiment clean
+.PHONY: help lab test run notebooks solved check format lint drill browser site links health fork release grade experiment clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -54,6 +57,22 @@ lint: $(TEST_READY)  ## format, style and types, nothing executed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+drill: $(TEST_READY) $(COLAB_READY)  ## run the lessons as Colab would (all, or LESSONS="00 04"; FORK=owner/name: as that fork would)
+	$(BIN)/python -m lesson_lib.delivery drill $(LESSONS) $(if $(FORK),--fork "$(FORK)")
+
+browser: $(BROWSER_READY)  ## work through two lessons in JupyterLab with chromium; screenshots in build/browser/
+	$(BIN)/python -m lesson_lib.delivery browser
+
+site: $(TEST_READY) $(SITE_READY)  ## write the website into build/site/
+	$(BIN)/python -m lesson_lib.delivery site
+
+links: $(TEST_READY)  ## check every link, those to other hosts too (needs a network)
+	$(BIN)/python -m lesson_lib.delivery links --external
+
+health: $(TEST_READY)  ## compare Colab's packages with a newer freeze and drill against it (FREEZE=pip-freeze.txt)
+	@test -n "$(FREEZE)" || { echo "say which freeze: make health FREEZE=pip-freeze.txt" >&2; exit 2; }
+	$(BIN)/python -m lesson_lib.delivery health "$(FREEZE)" $(LESSONS)
+
 fork: $(TEST_READY)  ## put your repository's address into every badge and set-up cell (REPO=owner/name)
 	@test -n "$(REPO)" || { echo "say which repository: make fork REPO=owner/name" >&2; exit 2; }
 	$(BIN)/python -m lesson_lib.build fork "$(REPO)"
@@ -84,3 +103,16 @@ $(LAB_READY): pyproject.toml constraints.txt | $(BIN)/python
 $(TEST_READY): pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e ".[lab,test]"
 	@touch $(LAB_READY) $@
+
+$(BROWSER_READY): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e ".[lab,browser]"
+	@touch $(LAB_READY) $@
+
+$(COLAB_READY): lesson_lib/delivery/colab.txt | $(TEST_READY)
+	$(BIN)/python -m lesson_lib.delivery environment .venv-colab
+	@touch $@
+
+$(SITE_READY): lesson_lib/delivery/site/requirements.txt | $(BIN)/python
+	$(BIN)/python -m venv .venv-site
+	.venv-site/bin/python -m pip install --no-input --disable-pip-version-check --no-deps -r $<
+	@touch $@

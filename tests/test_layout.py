@@ -15,7 +15,7 @@ LESSONS = ["setup", "shapes", "data", "noise", "flow", "samplers", "embed", "con
 LESSONS += ["attention", "unet", "vae", "position", "vit", "dit", "text", "mmdit", "readout"]
 TOOLS = ["processes", "checkpoint", "train", "evaluate", "results", "style", "pictures", "plane", "plot", "diagrams"]
 TOOLS += ["widgets"]
-ORDER = LESSONS + TOOLS + ["bench", "exercises", "experiments", "official", "grading", "build"]
+ORDER = LESSONS + TOOLS + ["bench", "exercises", "experiments", "official", "grading", "build", "delivery"]
 SOURCES = sorted(LIBRARY.rglob("*.py"))
 
 
