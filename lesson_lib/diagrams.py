@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -41,13 +41,15 @@ BUILDS_ON = (
 )  # fmt: skip
 
 
-def course_map(*, alt: str, here: str | None = None) -> None:
+def course_map(*, alt: str, here: str | None = None, points: Mapping[str, tuple[int, int]] | None = None) -> None:
     """Draw the lessons as boxes, coloured by stage, with an arrow from each lesson to those that build on it.
 
-    here: the number of the lesson that gets a thick frame ("01"). Raises ValueError where there is no such lesson.
+    here: the number of the lesson that gets a thick frame ("01"). points: for each lesson (earned, possible); a bar of
+    them stands in each box in place of the lesson's question. Raises ValueError where there is no such lesson.
     """
-    if here is not None and here not in LESSONS:
-        raise ValueError(f"course_map: no lesson {here!r}; there are {', '.join(LESSONS)}")
+    for number in [*([here] if here is not None else []), *(points or {})]:
+        if number not in LESSONS:
+            raise ValueError(f"course_map: no lesson {number!r}; there are {', '.join(LESSONS)}")
     width, height, across, down = 1.78, 0.82, 2.2, 1.12
     with figure(alt=alt, height=4.7, constrained=False) as fig:
         axes = _canvas(fig, (-0.12, 3 * across + width + 0.12), (-(3 * down + height) - 0.1, 0.5))
@@ -61,9 +63,23 @@ def course_map(*, alt: str, here: str | None = None) -> None:
             colour = STAGES[column][1]
             _box(axes, x, y, width, height, colour, frame=2.8 if number == here else 1.1)
             axes.text(x + 0.1, y - 0.25, f"{number}  {title}", size=10, weight="bold", va="center")
+            if points is not None:
+                _points(axes, x + 0.1, y - 0.48, width - 0.2, colour, *points.get(number, (0, 0)))
+                continue
             axes.text(
                 x + 0.1, y - 0.57, _two_lines(question, 24), size=7.8, va="center", color="#333333", linespacing=1.15
             )
+
+
+def _points(axes: Axes, x: float, y: float, width: float, colour: str, earned: int, possible: int) -> None:
+    """Draw a bar that is filled up to the share of the points, and say the points under it."""
+    from matplotlib.patches import Rectangle
+
+    share = earned / possible if possible else 0.0
+    axes.add_patch(Rectangle((x, y - 0.09), width, 0.09, facecolor="white", edgecolor=ink(colour), lw=0.8, zorder=3))
+    axes.add_patch(Rectangle((x, y - 0.09), width * share, 0.09, facecolor=ink(colour), zorder=3))
+    said = f"{earned} of {possible} point{'s' if possible != 1 else ''}{' · done' if share == 1 else ''}"
+    axes.text(x, y - 0.21, said, size=8.2, va="center", color="#333333")
 
 
 def _join(axes: Axes, a: tuple[float, float], b: tuple[float, float], width: float, height: float) -> None:

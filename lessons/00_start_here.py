@@ -26,7 +26,7 @@ import torch
 from lesson_lib import diagrams, plot, samplers, widgets
 from lesson_lib.data import COLOURS, SHAPES, digits, load_shapes
 from lesson_lib.evaluate import load_judge, prompt_hits
-from lesson_lib.exercises import LESSONS, check, predict, revisit, score
+from lesson_lib.exercises import LESSONS, check, predict, progress, revisit
 from lesson_lib.experiments.shipped import load_shipped
 from lesson_lib.flow import x0_from_velocity
 from lesson_lib.guidance import Guided
@@ -268,14 +268,16 @@ with plot.figure(alt="The map to_pixels: a line from (-1, 0) to (1, 1), flat out
 # %% [markdown]
 # ## What are points and budgets?
 #
-# Every exercise is worth points, according to its difficulty, and `score()` adds yours up. Your progress lies in a file called `progress.json` beside the notebook. There
-# is no account and no server, and nothing leaves your machine.
+# Every exercise is worth points, according to its difficulty. `progress()` draws the map once more, with yours in it. They lie in a file called `progress.json` beside
+# the notebook: there is no account and no server, and nothing leaves your machine. On Colab the file goes with the session; download it from the *Files* panel before
+# you leave, and put it back there when you return.
 
-# %% name="score"
-score()
+# %% name="progress"
+progress()
 
 # %% [markdown]
-# A **budget** says how much work a cell may do. It was chosen from your device in the first cell. To choose another, set the variable `LESSON_BUDGET` before you start Jupyter.
+# A **budget** says how much work a cell may do. It was chosen from your device in the first cell. To choose another, set the variable `LESSON_BUDGET` before you start Jupyter;
+# on Colab, run `%env LESSON_BUDGET=laptop` in a cell above the first one.
 #
 # | budget | meant for | one lesson takes |
 # |---|---|---|

@@ -23,8 +23,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lesson_lib import condition, noise
-from lesson_lib.exercises import LESSONS, REGISTRY, CheckFailed, ask, check, predict, progress, prose, revisit, score
+from lesson_lib import condition, diagrams, noise
+from lesson_lib.exercises import (
+    LESSONS,
+    REGISTRY,
+    CheckFailed,
+    ask,
+    check,
+    predict,
+    progress,
+    prose,
+    revisit,
+    saved,
+    score,
+)
 from lesson_lib.exercises.attempt import bound_arguments
 from lesson_lib.exercises.compare import array, difference
 from lesson_lib.exercises.core import Case, Exercise, LessonCard, Mistake, Property, Prose, Question, normal, uniform
@@ -540,6 +552,48 @@ def test_check_returns_what_the_lesson_goes_on_with(
     assert check("noise.to_pixels", _to_pixels) is _to_pixels
 
 
+def test_progress_draws_the_map_with_the_points(
+    capsys: pytest.CaptureFixture[str], own_progress: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[dict[str, Any]] = []
+    monkeypatch.setattr(diagrams, "course_map", lambda **given: drawn.append(given))
+    worth = {number: sum(e.points for e in REGISTRY.values() if e.lesson == number) for number in LESSONS}
+    progress()
+    check("noise.to_pixels", _wrong_pixels)
+    progress()
+    assert drawn[0] == drawn[1]
+    assert drawn[0]["here"] == "00"
+    assert drawn[0]["points"] == {number: (0, points) for number, points in worth.items()}
+    check("noise.to_pixels", _to_pixels)
+    capsys.readouterr()
+    progress()
+    assert drawn[2]["here"] == "01"
+    assert drawn[2]["points"] == drawn[0]["points"] | {"00": (1, 1)}
+    assert "00 1 of 1, 01 0 of" in drawn[2]["alt"]
+    text = capsys.readouterr().out
+    assert f"1 of {sum(worth.values())} points" in text
+    assert "lesson 01 · Noise and flow" in text
+    own_progress.write_text(json.dumps({"exercises": {key: {"passed": True} for key in REGISTRY}}))
+    progress()
+    assert drawn[3]["here"] is None
+    assert "Every exercise" in capsys.readouterr().out
+
+
+def test_a_lesson_that_is_not_on_the_map_is_named(
+    capsys: pytest.CaptureFixture[str], own_progress: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(diagrams.LESSONS, "10")
+    monkeypatch.setattr(diagrams, "BUILDS_ON", [pair for pair in diagrams.BUILDS_ON if "10" not in pair])
+    progress()
+    assert "10 · MMDiT, which is not on the map: 0 of" in capsys.readouterr().out
+
+
+def test_the_map_has_the_lessons_of_the_course() -> None:
+    assert {number: title for number, (title, *_) in diagrams.LESSONS.items()} == {
+        number: card.title for number, card in LESSONS.items()
+    }
+
+
 def _course_of(monkeypatch: pytest.MonkeyPatch) -> None:
     questions = {
         "q1": Question(
@@ -595,7 +649,7 @@ def test_buttons_keep_a_guess_where_a_notebook_is_open(monkeypatch: pytest.Monke
     assert note.value == "Choose one first."
     field.value = "a"
     button.click()
-    assert progress.load()["guesses"] == {"q1": "a"}
+    assert saved.load()["guesses"] == {"q1": "a"}
     predict("q2")
     predict("q1")
     assert shown[-1].children[0].value == "a"
@@ -606,9 +660,9 @@ def test_prose_has_bounds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     prose("w1")
     prose("w1", "too short")
     prose("w1", "this is far too long to keep")
-    assert progress.load()["prose"] == {}
+    assert saved.load()["prose"] == {}
     prose("w1", " because it is so ")
-    assert progress.load()["prose"]["w1"] == {"text": "because it is so", "words": 4}
+    assert saved.load()["prose"]["w1"] == {"text": "because it is so", "words": 4}
     assert [line[0] for line in capsys.readouterr().out.splitlines() if line[0] != " "] == ["○", "✗", "✗", "✓"]
     score("00")
     assert "written" in capsys.readouterr().out
@@ -622,7 +676,7 @@ def test_a_damaged_progress_file_is_set_aside(
     check("noise.to_pixels", _to_pixels)
     assert "damaged" in capsys.readouterr().out
     assert own_progress.with_name("progress.json.broken").read_bytes() == content
-    assert progress.load()["exercises"]["noise.to_pixels"]["passed"] is True
+    assert saved.load()["exercises"]["noise.to_pixels"]["passed"] is True
 
 
 def test_odd_entries_and_places_do_not_stop_a_lesson(
@@ -644,14 +698,14 @@ def _stamp(path: Path) -> int:
 
 def test_progress_survives_a_writer_that_is_killed(own_progress: Path) -> None:
     writer = textwrap.dedent("""
-        import progress
+        import saved
         for i in range(10**9):
-            progress.record("prose", "w", {"text": "x" * 200_000, "words": i})
+            saved.record("prose", "w", {"text": "x" * 200_000, "words": i})
     """)
     environment = {
         **os.environ,
         "LESSON_PROGRESS": str(own_progress),
-        "PYTHONPATH": str(Path(progress.__file__).parent),
+        "PYTHONPATH": str(Path(saved.__file__).parent),
     }
     seen = []
     for pause in (0.001, 0.002, 0.003, 0.005, 0.02, 0.031, 0.047, 0.1):
@@ -668,7 +722,7 @@ def test_progress_survives_a_writer_that_is_killed(own_progress: Path) -> None:
         seen.append(len(json.loads(own_progress.read_text())["prose"]["w"]["text"]))
     assert seen == [200_000] * 8
     check("noise.to_pixels", _to_pixels)
-    assert set(progress.load()["prose"]) == {"w"}
+    assert set(saved.load()["prose"]) == {"w"}
 
 
 # --- the registry ------------------------------------------------------------------------------------------------

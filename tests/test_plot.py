@@ -80,6 +80,7 @@ FIGURES: dict[str, Callable[..., None]] = {
     "sample_rows": lambda alt: plot.sample_rows({"Euler": IMAGES, "Heun": IMAGES}, alt=alt),
     "trajectory": lambda alt: plot.trajectory(IMAGES[:, None], list(range(6)), alt=alt),
     "course_map": lambda alt: diagrams.course_map(alt=alt, here="02"),
+    "course_map with points": lambda alt: diagrams.course_map(alt=alt, points={"00": (1, 1), "01": (3, 25)}),
     "network": lambda alt: diagrams.network_diagram(Small(), torch.rand(2, 3), torch.rand(2), alt=alt),
     "unet": lambda alt: diagrams.unet_diagram(UNet(UNetConfig.shapes16()), size=16, alt=alt),
     "slider": lambda alt: widgets.slider([IMAGES, -IMAGES], [0.5, 1.0], label="w", alt=alt),
@@ -130,6 +131,7 @@ REFUSALS: dict[str, tuple[str, Callable[[], None]]] = {
     "better": ("'higher', 'lower'", lambda: plot.intervals({"a": [1.0]}, alt=ALT, better="up")),
     "matrix": (r"\(rows, columns\)", lambda: plot.heat([1.0, 2.0], alt=ALT, **AXES)),
     "lesson": ("no lesson '99'", lambda: diagrams.course_map(alt=ALT, here="99")),
+    "points of a lesson": ("no lesson '99'", lambda: diagrams.course_map(alt=ALT, points={"99": (1, 2)})),
     "no child": ("no child", lambda: diagrams.network_diagram(nn.Linear(2, 2), torch.rand(1, 2), alt=ALT)),
     "no U": ("Small has no down, middle1, .* network_diagram", lambda: diagrams.unet_diagram(Small(), size=8, alt=ALT)),
     "size of the U": (

@@ -7,7 +7,8 @@ import os
 import re
 from typing import Any, TypeVar
 
-from lesson_lib.exercises import progress
+from lesson_lib import diagrams
+from lesson_lib.exercises import saved
 from lesson_lib.exercises.core import Exercise, Question, counted
 from lesson_lib.exercises.ladder import Report, examine
 from lesson_lib.exercises.registry import LESSONS, PROSE, QUESTIONS, REGISTRY
@@ -45,16 +46,16 @@ def _remember(exercise: Exercise, report: Report) -> None:
     """Note the attempt. Points once earned stay; a stub that was not touched leaves no trace."""
     if not report.attempted:
         return
-    before = progress.load()["exercises"].get(exercise.id, {})
+    before = saved.load()["exercises"].get(exercise.id, {})
     earned = report.passed or bool(before.get("passed"))
     tries = before.get("tries")
     entry = {"passed": earned, "tries": (tries if isinstance(tries, int) else 0) + 1, "last": report.rung or "passed"}
-    progress.record("exercises", exercise.id, entry)
+    saved.record("exercises", exercise.id, entry)
 
 
 def score(lesson: str | None = None) -> None:
     """Print the points of every lesson, or of every exercise of one lesson such as "01"."""
-    done = progress.load()
+    done = saved.load()
     passed = {key for key, entry in done["exercises"].items() if entry.get("passed") is True}
     if lesson is None:
         rows = [("lesson", "solved", "points")]
@@ -78,6 +79,31 @@ def score(lesson: str | None = None) -> None:
         print(f"{row[0]:<{widths[0]}}   {row[1]:>{widths[1]}}   {row[2]:>{widths[2]}}")
 
 
+def progress() -> None:
+    """Draw the map of the course with your points, and say which lesson comes next. Nothing leaves the machine."""
+    done = saved.load()["exercises"]
+    points = {number: (0, 0) for number in LESSONS}
+    for exercise in REGISTRY.values():
+        earned, possible = points[exercise.lesson]
+        passed = done.get(exercise.id, {}).get("passed") is True
+        points[exercise.lesson] = (earned + exercise.points * passed, possible + exercise.points)
+    earned, possible = (sum(column) for column in zip(*points.values(), strict=True))
+    following = next((number for number, (have, worth) in points.items() if have < worth), None)
+    print(f"{earned} of {possible} points")
+    said = ", ".join(f"{number} {have} of {worth}" for number, (have, worth) in points.items())
+    diagrams.course_map(
+        alt=f"Map of the course with the points earned in each lesson: {said}",
+        here=following if following in diagrams.LESSONS else None,
+        points={number: pair for number, pair in points.items() if number in diagrams.LESSONS},
+    )
+    for number in points.keys() - diagrams.LESSONS.keys():
+        print(f"{number} · {LESSONS[number].title}, which is not on the map: {' of '.join(map(str, points[number]))}")
+    if following is None:
+        print("Every exercise of the course is solved.")
+    else:
+        print(f"The next exercise waits in lesson {following} · {LESSONS[following].title}.")
+
+
 def _counts(exercises: list[Exercise], passed: set[str]) -> tuple[str, str]:
     solved = [e for e in exercises if e.id in passed]
     points = f"{sum(e.points for e in solved)} / {sum(e.points for e in exercises)}"
@@ -98,7 +124,7 @@ def predict(question_id: str, guess: str | float | None = None) -> None:
     if guess is not None:
         _keep_guess(question, guess)
     else:
-        kept = progress.load()["guesses"].get(question_id)
+        kept = saved.load()["guesses"].get(question_id)
         print(f"  Your guess so far: {kept}" if kept is not None else "  No guess yet.")
         _show_controls(question, kept)
 
@@ -110,7 +136,7 @@ def _keep_guess(question: Question, guess: str | float) -> bool:
     if not question.choices and (isinstance(guess, bool) or not isinstance(guess, int | float)):
         print(f"  {guess!r} is not a number.")
         return False
-    progress.record("guesses", question.id, guess)
+    saved.record("guesses", question.id, guess)
     print(f"  Noted: {guess}{'' if question.choices else ' ' + question.unit}")
     return True
 
@@ -134,7 +160,7 @@ def _show_controls(question: Question, kept: Any) -> None:
         if field.value is None:
             note.value = "Choose one first."
             return
-        progress.record("guesses", question.id, field.value)
+        saved.record("guesses", question.id, field.value)
         note.value = f"Noted: {field.value}"
 
     button.on_click(keep)
@@ -144,7 +170,7 @@ def _show_controls(question: Question, kept: Any) -> None:
 def revisit(question_id: str, measured: str | float | None = None) -> None:
     """Show the guess beside the measurement: the given one, or the one that the question itself computes."""
     question = QUESTIONS[question_id]
-    kept = progress.load()["guesses"].get(question_id)
+    kept = saved.load()["guesses"].get(question_id)
     if measured is None and question.answer is not None:
         measured = question.answer()
     unit = f" {question.unit}" if question.unit else ""
@@ -171,7 +197,7 @@ def prose(question_id: str, answer: str = "") -> None:
         near = difflib.get_close_matches(question_id, PROSE, 1, 0.7)
         print(f"○ {question_id!r} is no question of the course{f'; is it {near[0]!r}' if near else ''}?")
         if words:
-            progress.record("prose", question_id, {"text": answer.strip(), "words": words})
+            saved.record("prose", question_id, {"text": answer.strip(), "words": words})
             print(f"  {words} words, kept in case your instructor asks it.")
         return
     question = PROSE[question_id]
@@ -182,5 +208,5 @@ def prose(question_id: str, answer: str = "") -> None:
         advice = "write a little more" if words < question.min_words else "shorten it"
         print(f"✗ {words} words; {bounds} are asked for: {advice}. It is not kept yet.")
     else:
-        progress.record("prose", question_id, {"text": answer.strip(), "words": words})
+        saved.record("prose", question_id, {"text": answer.strip(), "words": words})
         print(f"✓ {words} words, kept for whoever grades it ({worth}).")
