@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from lesson_lib.style import BLUE, GREEN, GREY, ORANGE, PURPLE, WIDTH, figure, ink, page_width
+from lesson_lib.style import BLUE, GREEN, GREY, GROUND, ORANGE, PURPLE, WIDTH, figure, ink, page_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -328,7 +328,7 @@ def unet_diagram(unet: UNet, *, size: int | tuple[int, int], alt: str, title: st
         axes.text(0.1, 0.17, title or f"{type(unet).__name__}: {total} parameters", va="center",
                   size=10.5 * fonts, weight="bold")  # fmt: skip
         for level, (start, end) in enumerate(pairwise(edges)):
-            axes.axhspan(end, start, color="#F3F3F3" if level % 2 == 0 else "white", zorder=0, linewidth=0)
+            axes.axhspan(end, start, color=GROUND if level % 2 == 0 else "white", zorder=0, linewidth=0)
             label = "×\n" if max(levels[level]) > 999 else "×"
             axes.text(0.1, (start + end) / 2, label.join(map(str, levels[level])), size=9.5 * fonts, weight="bold",
                       va="center")  # fmt: skip

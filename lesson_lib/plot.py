@@ -23,6 +23,7 @@ from lesson_lib.style import (
     filled,
     ink,
     page_width,
+    readable_on,
     show,
     to_png,
 )
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COLOUR",
     "GROUPS",
+    "MARKERS",
     "WIDTH",
     "capture",
     "colours",
@@ -248,8 +250,8 @@ def heat(
                 set_ticks(range(len(names)), list(names))
         if annotate or (annotate is None and values.size <= 100 and cell > 0.35):
             for (i, j), value in np.ndenumerate(values):
-                dark = np.mean(image.cmap(image.norm(value))[:3]) < 0.5
-                axes.text(j, i, f"{value:.2g}", ha="center", va="center", size=8, color="white" if dark else "black")
+                colour = readable_on(image.cmap(image.norm(value))[:3])
+                axes.text(j, i, f"{value:.2g}", ha="center", va="center", size=8, color=colour)
         _finish(axes, xlabel, ylabel, title, False, False)
 
 

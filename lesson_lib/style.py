@@ -23,8 +23,9 @@ DPI = 120
 # Okabe and Ito's eight colours (jfly.uni-koeln.de/color), told apart with every common form of colour blindness.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
-GREY = "#8A8A8A"
-PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK, GREY)  # for what has no colour of its own
+GREY, BROWN = "#8A8A8A", "#781E00"  # grey is for what stays in the background: many eyes take it for green or purple
+PALETTE = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK, BROWN)  # for what has no colour of its own
+GROUND = "#F3F3F3"  # the darkest grey on which coloured words stand: the bands of a diagram
 
 # Things that are compared stand in one group. A mechanism keeps its colour: FiLM returns in the transformer as adaLN.
 GROUPS: dict[str, dict[str, str]] = {
@@ -178,15 +179,28 @@ def colours(labels: Sequence[str]) -> list[str]:
 
 
 def ink(colour: str) -> str:
-    """Return the colour darkened until it can be read as text on white (contrast 4.5:1, WCAG AA)."""
+    """Return the colour darkened until it can be read as text, on white and on GROUND (contrast 4.5:1, WCAG AA)."""
     from matplotlib.colors import to_hex, to_rgb
 
     rgb = np.array(to_rgb(colour))
-    while True:
-        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-        if 1.05 / (linear @ (0.2126, 0.7152, 0.0722) + 0.05) >= 4.5:
-            return str(to_hex(tuple(rgb)))
+    while contrast(to_hex(tuple(rgb)), GROUND) < 4.5:
         rgb = rgb * 0.95
+    return str(to_hex(tuple(rgb)))
+
+
+def contrast(first: Any, second: Any) -> float:
+    """Return how much two colours differ in lightness as WCAG counts it: 1 for equal ones, 21 for black and white."""
+    from matplotlib.colors import to_rgb
+
+    rgb = np.array([to_rgb(first), to_rgb(second)])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    darker, lighter = sorted(linear @ (0.2126, 0.7152, 0.0722))
+    return float((lighter + 0.05) / (darker + 0.05))
+
+
+def readable_on(colour: Any) -> str:
+    """Return "black" or "white", whichever is read more easily on a ground of this colour; it is 4.5:1 on any."""
+    return max("black", "white", key=lambda text: contrast(text, colour))
 
 
 def need_alt(alt: str) -> None:

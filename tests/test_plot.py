@@ -153,27 +153,6 @@ def test_a_wrong_call_gets_a_sentence_and_no_figure(name: str, shown: list) -> N
     assert not shown
 
 
-def test_colours_of_one_group_stay_apart_for_every_eye() -> None:
-    deuteranopia = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
-    protanopia = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
-    for eye in (np.eye(3), np.array(deuteranopia), np.array(protanopia)):  # Machado et al. 2009, severity 1
-        for group, members in style.GROUPS.items():
-            for (a, first), (b, second) in combinations(members.items(), 2):
-                distance = float(np.linalg.norm(lab(first, eye) - lab(second, eye)))
-                assert distance > 12, f"{group}: {a} and {b} are {distance:.1f} apart in CIE Lab"
-
-
-def lab(colour: str, eye: np.ndarray) -> np.ndarray:
-    from matplotlib.colors import to_rgb
-
-    rgb = np.array(to_rgb(colour))
-    linear = eye @ np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    matrix = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
-    xyz = np.array(matrix) @ linear.clip(0, 1) / [0.9505, 1.0, 1.089]
-    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
-
-
 def test_a_name_has_one_colour_in_every_group_and_unknown_names_get_free_ones() -> None:
     for group in style.GROUPS.values():
         assert all(plot.COLOUR[name] == colour for name, colour in group.items())

@@ -148,5 +148,5 @@ def _section(path: Path, recipe: VAERecipe, record: TrainRecord, budget: Budget,
         f"**File.** {path.stat().st_size:,} bytes, sha256 `{hashlib.sha256(path.read_bytes()).hexdigest()}`.\n\n"
         f"**Quality**, on held-out pictures through the latents' means: PSNR {quality['psnr']:.1f} dB, sharpness "
         f"{quality['sharpness']:.2f} of the pictures' own{judged}.\n\n"
-        f"![Held-out pictures, their reconstructions and their latents]({figure.name})\n"
+        f"![Held-out pictures, their reconstructions by {path.stem} and their latents]({figure.name})\n"
     )

@@ -250,7 +250,7 @@ def _picture(path: Path, budget: Budget) -> str:
         plot.sample_rows(rows, alt=f"Samples of {path.stem}, one column for each class")
     figure = path.with_suffix(".png")
     figure.write_bytes(caught[0])
-    return f"\n![Samples, one column for each class, guidance scale 2]({figure.name})\n"
+    return f"\n![Samples of {path.stem}, one column for each class, guidance scale 2]({figure.name})\n"
 
 
 def _write_section(card: Path, section: str) -> None:

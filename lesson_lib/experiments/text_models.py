@@ -237,4 +237,4 @@ def _picture(path: Path, model: TextToImage, known: ImageSet) -> str:
         plot.sample_grid(draw_captions(model, list(captions)).cpu(), titles=captions, alt=f"Samples of {path.stem}")
     figure = path.with_suffix(".png")
     figure.write_bytes(caught[0])
-    return f"\n![Samples with their captions, guidance scale {SCALE}]({figure.name})\n"
+    return f"\n![Samples of {path.stem} with their captions, guidance scale {SCALE}]({figure.name})\n"
