@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -93,7 +94,8 @@ _PAGE: ContextVar[_Page] = ContextVar("page", default=_Page())  # noqa: B039 (fr
 def show(fig: Figure, alt: str) -> None:
     """Send a figure to the notebook, once, as a PNG with its alt text; the door through which every figure goes.
 
-    alt: what the figure shows, for readers who do not see it. Outside a notebook the alt text is printed.
+    alt: what the figure shows, for readers who do not see it. Outside a notebook the alt text is printed; with
+    LESSON_ALT=1 it is printed inside one too, since JupyterLab hands no alt text of a PNG to a screen reader.
     The figure is cleared and, where it came from pyplot, closed. Raises ValueError where alt is missing or blank.
     """
     import IPython
@@ -108,6 +110,8 @@ def show(fig: Figure, alt: str) -> None:
     else:
         data = {"image/png": base64.b64encode(picture).decode("ascii"), "text/plain": f"[figure: {alt}]"}
         IPython.display.display(data, raw=True, metadata={"image/png": {"alt": alt}})
+        if os.environ.get("LESSON_ALT") == "1":
+            print(f"[figure: {alt}]")
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close(fig)
     fig.clear()

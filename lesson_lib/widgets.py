@@ -69,7 +69,7 @@ def _text_box(draw: Callable[[str], None], first: str, picture: bytes, label: st
         value=first, description=label, continuous_update=False, layout=wide, style={"description_width": "initial"}
     )
     told = ipywidgets.Label(value="")
-    image = ipywidgets.Image(value=picture, format="png", layout=ipywidgets.Layout(max_width="100%"))
+    image = ipywidgets.Image(value=picture, format="png", layout=_own_size(ipywidgets))
 
     def redraw(change: Any) -> None:
         told.value = "drawing …"
@@ -148,13 +148,18 @@ def _control(kind: str, label: str, names: list[str], pictures: Sequence[bytes])
     make = ipywidgets.SelectionSlider if kind == "slider" else ipywidgets.Dropdown
     wide = ipywidgets.Layout(width="520px")
     control = make(options=options, value=0, description=label, layout=wide, style={"description_width": "initial"})
-    picture = ipywidgets.Image(value=pictures[0], format="png", layout=ipywidgets.Layout(max_width="100%"))
+    picture = ipywidgets.Image(value=pictures[0], format="png", layout=_own_size(ipywidgets))
 
     def swap(change: Any) -> None:
         picture.value = pictures[change["new"]]
 
     control.observe(swap, names="value")
     return control, ipywidgets.VBox([control, picture])
+
+
+def _own_size(ipywidgets: Any) -> Any:
+    """Return the layout of a picture that stays as it was drawn; a box would stretch it to the page and blur it."""
+    return ipywidgets.Layout(max_width="100%", align_self="flex-start")
 
 
 def _strip(pictures: list[bytes], captions: list[str], alt: str) -> None:

@@ -292,6 +292,8 @@ progress()
 print(f"this budget is {budget.name!r}; a cell that asks for steps gets {budget.choose(smoke=4, laptop=25, gpu=50)}")
 
 # %% [markdown]
+# Do you read with a screen reader? Start Jupyter with `LESSON_ALT=1`, and every figure's description is printed below it.
+#
 # Where a comparison needs more than your budget allows, the lesson shows a recorded experiment: a file in `data/results/` with the configuration, the machine, and the outcome of every
 # seed. `python -m lesson_lib.experiments NAME` runs it again.
 #

@@ -106,6 +106,17 @@ def test_each_figure_is_one_small_png_with_alt_text_and_leaves_matplotlib_alone(
         plot.sample_grid(IMAGES)  # type: ignore[call-arg]
 
 
+def test_the_description_is_printed_where_it_is_asked_for(
+    shown: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plot.losses([2.0, 1.0], alt=ALT)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setenv("LESSON_ALT", "1")
+    plot.losses([2.0, 1.0], alt=ALT)
+    assert capsys.readouterr().out == f"[figure: {ALT}]\n"
+    assert len(shown) == 2
+
+
 @pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("alt", ["", "  ", None])
 def test_each_figure_needs_alt_text(name: str, alt: Any, shown: list) -> None:
@@ -325,6 +336,7 @@ def test_a_live_front_end_gets_the_grid_first_and_then_a_dial(shown: list, monke
     assert len(shown) == 2
     assert "image/png" in shown[0][0]
     dial, image = shown[1][0].children
+    assert image.layout.align_self == "flex-start"  # else JupyterLab stretches it to the page's width
     first = image.value
     dial.value = 1
     assert image.value != first
