@@ -83,7 +83,8 @@ def clouds(alt, named):
             ours = [name for name in grid.variants if name.startswith(f"p{patch} ")]
             macs_of = [grid.values(name, "macs_millions")[0] for name in ours]
             mean, low, high = zip(*(results.interval(grid.values(name, "fd_judge")) for name in ours), strict=True)
-            style = {"color": colour, "marker": "o", "linestyle": "-" if named else ""}
+            marker = {"8": "s", "4": "^", "2": "o"}[patch] if named else "o"
+            style = {"color": colour, "marker": marker, "linestyle": "-" if named else ""}
             left.plot(*zip(*theirs, strict=True), **style)
             right.plot(macs_of, mean, **style, label=f"p = {patch}")
             right.vlines(macs_of, low, high, color=colour, alpha=0.5, linewidth=3)

@@ -149,7 +149,7 @@ with plot.figure(alt=alt, height=2.9) as fig:
         across, place = normed[0, :, feature].cpu().sort()
         for k, colour in enumerate(plot.colours("abc")):
             label = f"told t = {moments[k]:.1f}"
-            axes.plot(across, after[k, place, feature], "o-", markersize=4, color=colour, label=label)
+            axes.plot(across, after[k, place, feature], marker=plot.MARKERS[k], markersize=4, color=colour, label=label)
         axes.axline((0, 0), slope=1, color="#999999", linewidth=1, linestyle=":")
         axes.set(xlabel=f"feature {feature}, normalised")
     fig.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
@@ -496,7 +496,9 @@ with plot.figure(alt=alt, height=4.2) as fig:
     for part, axes in enumerate(fig.subplots(2, 3, sharex=True, sharey="col").flat):
         for k, colour in enumerate(plot.colours("abcd")):
             size = over_time[k, part].square().mean(dim=-1).sqrt()
-            axes.plot(times, size, color=colour, label=f"block {k + 1}")
+            axes.plot(
+                times, size, marker=plot.MARKERS[k], markevery=7, markersize=5, color=colour, label=f"block {k + 1}"
+            )
         axes.set(title=f"{kinds[part % 3]}, {('attention', 'perceptron')[part // 3]}", ylim=(0, None))
         axes.set_xlabel("time t (1: noise)" if part > 2 else "")
     fig.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4)

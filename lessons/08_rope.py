@@ -71,13 +71,12 @@ def panels(record, metrics, ways, alt):
     """Draw a panel for each metric: means over seeds, and a band for the 95 % t-interval."""
     with plot.figure(alt=alt, height=3.6) as fig:
         for metric, axes in zip(metrics, fig.subplots(1, len(metrics), squeeze=False)[0], strict=True):
-            for way, spare in zip(ways, plot.colours(list(ways)), strict=True):
+            for i, (way, spare) in enumerate(zip(ways, plot.colours(list(ways)), strict=True)):
                 kind, _, stretch = way.partition(", ")
                 mean, low, high = zip(*record.curve(way, metric), strict=True)
                 ink, x = paint.get(kind, spare), record.x["values"]
-                axes.plot(
-                    x, mean, dash.get(way, dash.get(stretch, "-")), marker="o", markersize=4, color=ink, label=way
-                )
+                line = {"linestyle": dash.get(way, dash.get(stretch, "-")), "marker": plot.MARKERS[i], "markersize": 5}
+                axes.plot(x, mean, color=ink, label=way, **line)
                 axes.fill_between(x, low, high, color=ink, alpha=0.15, linewidth=0)
             axes.set(xlabel=record.x["name"], ylabel=metrics[metric])
             axes.set_xticks(x, [f"{value:g}" for value in x])

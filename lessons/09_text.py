@@ -75,7 +75,8 @@ def panels(record, metrics, shown, alt, chance=None):
             for way in sorted(record.variants, key=lambda way: way in shown):
                 (mean, low, high), x = zip(*record.curve(way, metric), strict=True), record.x["values"]
                 ink = spare[way] if way in shown else "#BBBBBB"
-                axes.plot(x, mean, "o-", markersize=4, color=ink, label=way if way in shown else "_")
+                mark = plot.MARKERS[list(shown).index(way)] if way in shown else "."
+                axes.plot(x, mean, marker=mark, markersize=5, color=ink, label=way if way in shown else "_")
                 if way in shown:
                     axes.fill_between(x, low, high, color=ink, alpha=0.15, linewidth=0)
             if chance is not None:
@@ -161,7 +162,7 @@ ask("dummy: table and mean", bag_of_words)
 #
 # A bag of words: no order, no neighbours, and padding counts. All three will be mended.
 #
-# The numbers first. Our captions use few words, so each has its own number; 0 is padding, 1 the end. The **null caption** is the end alone: it is a sentence, only an empty one. A word that the table does not hold is an error here. CLIP's and T5's tokenizers cut it into known *pieces* instead, so that nothing is unknown and one word may be several tokens.
+# The numbers first. Our captions use few words, so each has its own number; 0 is padding, 1 the end. The **null caption** is the end alone: it is a sentence, only an empty one. A word that the table does not hold is an error here. CLIP's and T5's tokenisers cut it into known *pieces* instead, so that nothing is unknown and one word may be several tokens.
 
 # %% name="captions-to-numbers"
 for caption in ("a large red circle at the top left", "", "A RED circle!"):

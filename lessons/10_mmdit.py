@@ -582,13 +582,13 @@ paint = dict(zip(six.variants, plot.colours(list(six.variants)), strict=True))
 
 def panels(record, metrics, logx=False):
     """Draw a panel for each metric: means over seeds, and a band for the 95 % t-interval."""
-    alt = f"{', '.join(metrics.values())} over {record.x['name']} for {', '.join(record.variants)}"
+    alt = f"{record.title}: {', '.join(metrics.values())} over {record.x['name']} for {', '.join(record.variants)}"
     with plot.figure(alt=alt, height=3.4) as fig:
         for metric, axes in zip(metrics, fig.subplots(1, len(metrics), squeeze=False)[0], strict=True):
-            for way, spare in zip(record.variants, plot.colours(list(record.variants)), strict=True):
+            for i, (way, spare) in enumerate(zip(record.variants, plot.colours(list(record.variants)), strict=True)):
                 colour = paint.get(way, spare)
                 (mean, low, high), x = zip(*record.curve(way, metric), strict=True), record.x["values"]
-                axes.plot(x, mean, "o-", markersize=4, color=colour, label=way)
+                axes.plot(x, mean, marker=plot.MARKERS[i], markersize=5, color=colour, label=way)
                 axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
             axes.set(xlabel=record.x["name"], ylabel=metrics[metric], xscale="log" if logx else "linear")
             axes.set_yscale("log" if metric == "largest_score" else "linear")
