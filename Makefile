@@ -63,8 +63,8 @@ drill: $(TEST_READY) $(COLAB_READY)  ## run the lessons as Colab would (all, or 
 browser: $(BROWSER_READY)  ## work through two lessons in JupyterLab with chromium; screenshots in build/browser/
 	$(BIN)/python -m lesson_lib.delivery browser
 
-site: $(TEST_READY) $(SITE_READY)  ## write the website into build/site/
-	$(BIN)/python -m lesson_lib.delivery site
+site: $(TEST_READY) $(SITE_READY) $(if $(PICTURES),$(BROWSER_READY))  ## write the website into build/site/ (PICTURES=1: and look at it with chromium)
+	$(BIN)/python -m lesson_lib.delivery site $(if $(PICTURES),--pictures)
 
 links: $(TEST_READY)  ## check every link, those to other hosts too (needs a network)
 	$(BIN)/python -m lesson_lib.delivery links --external

@@ -1,0 +1,17 @@
+"""How a page shows a figure: with its alt text, its size, and a link to the figure alone."""
+
+from __future__ import annotations
+
+import html
+import struct
+from pathlib import Path
+
+CSS_PIXELS = 96 / 120  # a figure's dots are 120 to the inch, a page's pixels 96
+
+
+def picture(path: Path, folder: str, alt: str) -> str:
+    """Return the HTML that shows a PNG and leads to it alone, for whoever wants it larger."""
+    width, height = struct.unpack(">II", path.read_bytes()[16:24])
+    size = f'width="{round(width * CSS_PIXELS)}" height="{round(height * CSS_PIXELS)}"'
+    image = f'<img src="{folder}/{path.name}" alt="{html.escape(alt)}" {size} loading="lazy">'
+    return f'<a class="course-figure" href="{folder}/{path.name}">{image}</a>'
