@@ -20,7 +20,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
 	@echo
 	@echo "  LESSON_BUDGET=smoke|laptop|gpu|long sets how much work a lesson does; without it the device decides."
-	@echo "  Linux without a GPU: TORCH_INDEX=https://download.pytorch.org/whl/cpu with the first command saves gigabytes."
+	@echo "  Linux without a GPU: with TORCH_INDEX=https://download.pytorch.org/whl/cpu what installs (lab, test, drill) takes gigabytes less."
 
 lab: $(LAB_READY)  ## install what learners need (once) and open JupyterLab at lesson 00
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir="$(CURDIR)" notebooks/00_start_here.ipynb
@@ -69,9 +69,9 @@ site: $(TEST_READY) $(SITE_READY) $(if $(PICTURES),$(BROWSER_READY))  ## write t
 links: $(TEST_READY)  ## check every link, those to other hosts too (needs a network)
 	$(BIN)/python -m lesson_lib.delivery links --external
 
-health: $(TEST_READY)  ## compare Colab's packages with a newer freeze and drill against it (FREEZE=pip-freeze.txt)
+health: $(TEST_READY)  ## compare Colab's packages with a newer freeze and drill against it (FREEZE=pip-freeze.txt [LESSONS="00"] [ARGS="--no-drill"])
 	@test -n "$(FREEZE)" || { echo "say which freeze: make health FREEZE=pip-freeze.txt" >&2; exit 2; }
-	$(BIN)/python -m lesson_lib.delivery health "$(FREEZE)" $(LESSONS)
+	$(BIN)/python -m lesson_lib.delivery health "$(FREEZE)" $(LESSONS) $(ARGS)
 
 fork: $(TEST_READY)  ## put your repository's address into every badge and set-up cell (REPO=owner/name)
 	@test -n "$(REPO)" || { echo "say which repository: make fork REPO=owner/name" >&2; exit 2; }
@@ -108,7 +108,7 @@ $(BROWSER_READY): pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e ".[lab,browser]"
 	@touch $(LAB_READY) $@
 
-$(COLAB_READY): lesson_lib/delivery/colab.txt | $(TEST_READY)
+$(COLAB_READY): lesson_lib/delivery/colab.txt constraints.txt | $(TEST_READY)
 	$(BIN)/python -m lesson_lib.delivery environment .venv-colab
 	@touch $@
 
