@@ -62,7 +62,7 @@ def execute(
     with tempfile.TemporaryDirectory() as scratch, _MemoryWatch(manager) as memory:
         environment = _environment(Path(scratch), budget, strict)
         try:
-            client.execute(env=environment)
+            client.execute(env=environment, cleanup_kc=True)  # a manager of ours is not ended otherwise
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as problem:
             raise BuildError(f"cell {current['name']!r} failed:\n{_plain(str(problem))}") from problem
     notebook.metadata = _copy(METADATA)
