@@ -16,7 +16,7 @@ def lessons_table(root: Path, course: Course) -> str:
     for path in find_lessons(root / "lessons"):
         card = course.cards[path.name[:2]]
         link = f"[{path.name[:2]} · {card.title}](notebooks/{path.stem}.ipynb)"
-        colab = f"[![Open in Colab](.github/open-in-colab.svg)]({course.repository.colab(path.stem)})"
+        colab = f"[![Open lesson {path.name[:2]} in Colab](.github/open-in-colab.svg)]({course.repository.colab(path.stem)})"
         rows.append(f"| {link} | {card.question} | {card.minutes} | {points_text(card)} | {colab} |")
     return "\n".join(rows)
 

@@ -166,7 +166,7 @@ def sentences(record: Mapping[str, Any]) -> str:
         f"in {minutes} min {seconds:02} s on {record['cores']} cores: each notebook alone in an empty folder, the "
         f"course cloned by its set-up cell, nothing installed{held}.",
         f"It ran on Python {record['python']} with [Colab's](lesson_lib/delivery/colab.txt) {named}, and with torch "
-        f"{torch}{other}; every source also compiles with Python {' and '.join(record['compiled_with'])}.",
+        f"{torch}{other}; every source also compiles with Python {', '.join(record['compiled_with'])}.",
     )
     return "\n".join(textwrap.fill(text, 155, break_long_words=False, break_on_hyphens=False) for text in texts)
 
