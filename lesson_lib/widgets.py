@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import math
 import os
@@ -68,7 +69,7 @@ def _text_box(draw: Callable[[str], None], first: str, picture: bytes, label: st
     box = ipywidgets.Text(
         value=first, description=label, continuous_update=False, layout=wide, style={"description_width": "initial"}
     )
-    told = ipywidgets.Label(value="")
+    told = ipywidgets.HTML(value="")  # a Label would cut a long sentence off
     image = ipywidgets.Image(value=picture, format="png", layout=_own_size(ipywidgets))
 
     def redraw(change: Any) -> None:
@@ -77,7 +78,7 @@ def _text_box(draw: Callable[[str], None], first: str, picture: bytes, label: st
             image.value = _picture(draw, [change["new"]], 0, alt, width, "prompt")
             told.value = ""
         except ValueError as error:
-            told.value = str(error)
+            told.value = html.escape(str(error))
 
     box.observe(redraw, names="value")
     return ipywidgets.VBox([box, told, image])

@@ -150,10 +150,16 @@ def _show_controls(question: Question, kept: Any) -> None:
 
     if question.choices:
         field: Any = ipywidgets.RadioButtons(
-            options=list(question.choices), value=kept if kept in question.choices else None
+            options=list(question.choices),
+            value=kept if kept in question.choices else None,
+            layout=ipywidgets.Layout(width="max-content"),  # else long choices lie over each other
         )
     else:
-        field = ipywidgets.FloatText(value=kept if isinstance(kept, int | float) else 0.0, description=question.unit)
+        field = ipywidgets.FloatText(
+            value=kept if isinstance(kept, int | float) else 0.0,
+            description=question.unit,
+            style={"description_width": "initial"},  # else a long unit is cut off
+        )
     note, button = ipywidgets.Label(), ipywidgets.Button(description="keep my guess")
 
     def keep(_: Any) -> None:
