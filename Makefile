@@ -23,6 +23,7 @@ help:  ## list the targets
 	@echo "  Linux without a GPU: with TORCH_INDEX=https://download.pytorch.org/whl/cpu what installs (lab, test, drill) takes gigabytes less."
 
 lab: $(LAB_READY)  ## install what learners need (once) and open JupyterLab at lesson 00
+	@mkdir -p $(VENV)/share/jupyter/lab/settings && cp lesson_lib/delivery/overrides.json $(VENV)/share/jupyter/lab/settings/
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir="$(CURDIR)" notebooks/00_start_here.ipynb
 
 test: $(TEST_READY)  ## install everything (once) and check all that must hold: format, types, tests, notebooks

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import statistics
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -462,7 +463,15 @@ def _sentence(
     how = f"95 % t-interval of the paired difference, {seeds} seeds"
     if pairs > 1:
         how = f"95 % t-intervals of paired differences, {seeds} seeds, widened for {pairs} comparisons (Bonferroni)"
-    return f"{where}: {'; '.join(claims)} ({how})."
+    return folded(f"{where}: {'; '.join(claims)} ({how}).")
+
+
+def folded(text: str, indent: str = "") -> str:
+    """Break a sentence between words into lines of at most 96 letters; JupyterLab would break it inside them.
+
+    indent: what every line but the first begins with.
+    """
+    return textwrap.fill(text, 96, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _and(parts: Iterable[str]) -> str:

@@ -25,7 +25,6 @@ from lesson_lib.results import (
     save,
     sources_sha256,
     summary,
-    verdict,
 )
 
 
@@ -248,10 +247,20 @@ class TestIntervals:
                 proportion_interval(successes, trials)
 
 
+def verdict(*given, **options):
+    """Return the verdict as one line."""
+    return " ".join(results.verdict(*given, **options).split())
+
+
 CLAIM, NO_CLAIM = " is lower than ", "no difference is established at this scale"
 
 
 class TestVerdict:
+    def test_it_is_folded_between_words(self):
+        lines = results.verdict(make({"cross-attention " * 9: [1.0, 2.0], "b": [5.0, 6.5]}), "fd").split("\n")
+        assert len(lines) > 1
+        assert all(len(line) <= 96 and not line.endswith("-") for line in lines)
+
     def test_clear_separation_is_claimed_with_its_numbers(self):
         words = verdict(make({"heun": [1.0, 2.0, 3.0], "euler": [2.0, 3.0, 4.5]}), "fd", names={"heun": "Heun"})
         assert words == (

@@ -165,6 +165,8 @@ class Visit:
         figure.scroll_into_view_if_needed()
         self.check(figure.evaluate(SIZES)[0] > 0, "the first figure is empty")
         self.shot("first_figure")
+        asked = self.tab.page.locator(".Toastify__toast").all_inner_texts()  # as JupyterLab asks newcomers about news
+        self.check(not asked, f"something pops up over the notebook: {asked[:1]}")
         unshown = [text for text in panel.locator(".jp-OutputArea-output").all_inner_texts() if UNSHOWN.search(text)]
         self.check(not unshown, f"a widget is not displayed: {unshown[:1]}")
         self.fits()

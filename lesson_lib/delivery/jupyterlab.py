@@ -62,9 +62,8 @@ def free_port() -> int:
 def surroundings(scratch: Path, extra: Mapping[str, str]) -> dict[str, str]:
     """Write Jupyter's configuration into scratch and return the environment in which `make lab` reads it.
 
-    The command line of `make lab` stays as it is. The configuration gives a free port, a program that writes down the
-    address instead of opening a browser, and the answer No to JupyterLab's question about news, which it asks every
-    newcomer. extra: variables on top, such as LESSON_BUDGET.
+    The command line of `make lab` stays as it is. The configuration gives a free port, and a program that writes down
+    the address instead of opening a browser. extra: variables on top, such as LESSON_BUDGET.
     """
     config = scratch / "config"
     config.mkdir(parents=True)
@@ -72,9 +71,6 @@ def surroundings(scratch: Path, extra: Mapping[str, str]) -> dict[str, str]:
     (config / "jupyter_lab_config.py").write_text(
         f"c.ServerApp.ip = {LOCALHOST!r}\nc.ServerApp.port = {free_port()}\nc.ServerApp.browser = {note!r}\n"
     )
-    answers = scratch / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    answers.parent.mkdir(parents=True)
-    answers.write_text('{"fetchNews": "false"}')
     environment = {k: v for k, v in os.environ.items() if k not in DROPPED and not k.startswith(("JUPYTER", "LESSON_"))}
     environment |= {
         "JUPYTER_CONFIG_DIR": str(config),

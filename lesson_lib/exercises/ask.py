@@ -12,6 +12,7 @@ from lesson_lib.exercises import saved
 from lesson_lib.exercises.core import Exercise, Question, counted
 from lesson_lib.exercises.ladder import Report, examine
 from lesson_lib.exercises.registry import LESSONS, PROSE, QUESTIONS, REGISTRY
+from lesson_lib.results import folded
 from lesson_lib.widgets import front_end
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ def check(exercise_id: str, answer: T) -> T:
     """
     exercise = REGISTRY[exercise_id]
     report = examine(exercise, answer)
-    print(report.text())
+    _say(report.text())
     if answer is exercise.target:
         print("  (This is the library's own version: nothing is scored.)")
     else:
@@ -40,6 +41,13 @@ def check(exercise_id: str, answer: T) -> T:
     if os.environ.get("LESSON_STRICT") == "1":
         raise CheckFailed(report.text())
     return exercise.target  # type: ignore[no-any-return]
+
+
+def _say(text: str) -> None:
+    """Print a text line by line, each folded between words and indented as it began, or as text after its mark."""
+    for line in text.splitlines():
+        began = line[: len(line) - len(line.lstrip())]
+        print(folded(line, indent="  " if line[:1] in "✓✗○" else began))
 
 
 def _remember(exercise: Exercise, report: Report) -> None:
@@ -118,9 +126,9 @@ def _first_words(text: str) -> str:
 def predict(question_id: str, guess: str | float | None = None) -> None:
     """Ask for a guess and keep it: with buttons where a notebook is open, or as predict("id", guess) anywhere."""
     question = QUESTIONS[question_id]
-    print(question.text)
+    _say(question.text)
     asked = " · ".join(question.choices) or f"a number{f' ({question.unit})' if question.unit else ''}"
-    print(f"  {asked}")
+    _say(f"  {asked}")
     if guess is not None:
         _keep_guess(question, guess)
     else:
@@ -167,7 +175,7 @@ def _show_controls(question: Question, kept: Any) -> None:
             note.value = "Choose one first."
             return
         saved.record("guesses", question.id, field.value)
-        note.value = f"Noted: {field.value}"
+        note.value = f"Noted: {_value(field.value)}{'' if question.choices else ' ' + question.unit}"
 
     button.on_click(keep)
     display(ipywidgets.VBox([field, ipywidgets.HBox([button, note])]))
@@ -180,13 +188,13 @@ def revisit(question_id: str, measured: str | float | None = None) -> None:
     if measured is None and question.answer is not None:
         measured = question.answer()
     unit = f" {question.unit}" if question.unit else ""
-    print(question.text)
+    _say(question.text)
     print(f"  You guessed: {_value(kept)}{unit}" if kept is not None else "  You made no guess.")
     print(f"  Measured: {_value(measured)}{unit}" if measured is not None else "  There is no measurement yet.")
     if kept is not None and measured is not None and question.choices:
         print("  As you thought." if kept == measured else "  Not what you thought.")
     if question.because:
-        print(f"  {question.because}")
+        _say(f"  {question.because}")
 
 
 def _value(value: str | float) -> str:
@@ -209,7 +217,7 @@ def prose(question_id: str, answer: str = "") -> None:
     question = PROSE[question_id]
     bounds, worth = f"{question.min_words} to {question.max_words} words", counted(question.points, "point")
     if not words:
-        print(f"○ {question.text}\n  Not answered yet: {bounds}, {worth}, graded by a person.")
+        _say(f"○ {question.text}\n  Not answered yet: {bounds}, {worth}, graded by a person.")
     elif not question.min_words <= words <= question.max_words:
         advice = "write a little more" if words < question.min_words else "shorten it"
         print(f"✗ {words} words; {bounds} are asked for: {advice}. It is not kept yet.")
