@@ -115,5 +115,5 @@ $(COLAB_READY): lesson_lib/delivery/colab.txt constraints.txt | $(TEST_READY)
 
 $(SITE_READY): lesson_lib/delivery/site/requirements.txt | $(BIN)/python
 	$(BIN)/python -m venv .venv-site
-	.venv-site/bin/python -m pip install --no-input --disable-pip-version-check --no-deps -r $<
+	.venv-site/bin/python -m pip install --no-input --disable-pip-version-check --quiet --no-deps -r $<
 	@touch $@

@@ -173,7 +173,7 @@ for caption in ("a purple cirle", "a red circle above a blue square above a gree
     try:
         tokenizer([caption])
     except ValueError as problem:
-        print(problem, "\n")
+        print(results.folded(str(problem)), "\n")
 
 # %% [markdown] exercise_card="text.pooled_text"
 # ## What is the one vector of a sentence? (Exercise 9.1 · `pooled_text`)

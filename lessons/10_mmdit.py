@@ -622,7 +622,7 @@ widgets.prompt(draw_prompt, examples, label="caption", alt="Six captions drawn, 
 try:
     draw_prompt("a large purple hexagon above a small read sqare")
 except ValueError as problem:
-    print(problem)
+    print(results.folded(str(problem)))
 emoji = ["red apple", "tulip", "penguin", "octopus", "watermelon", "frog", "hot beverage", "cactus"]
 pictures = draw_captions(load_text("mmdit-emoji", device), emoji, steps=walk_steps)
 plot.sample_grid(pictures, titles=emoji, alt="Eight emoji drawn from their names by the second shipped MMDiT")
