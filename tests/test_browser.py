@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from lesson_lib import ROOT
+from lesson_lib.build.readme import put_block
 from lesson_lib.delivery import DeliveryError, browser, chromium, first_picture, jupyterlab
 from lesson_lib.delivery.__main__ import main as command_line
 
@@ -389,11 +390,10 @@ def test_the_sentence_names_the_networks_share():
 def test_the_readme_tells_the_record():
     kept = json.loads(first_picture.RECORD.read_text())
     readme = (ROOT / "README.md").read_text()
-    assert readme == first_picture.stamped(readme, kept), "run: python -m lesson_lib.delivery first-picture"
+    told = put_block(readme, "first-picture", first_picture.sentence(kept))
+    assert readme == told, "run: python -m lesson_lib.delivery first-picture"
     assert kept["seconds"] == pytest.approx(sum(step["seconds"] for step in kept["steps"]), abs=0.1)
-    assert readme != first_picture.stamped(readme, KEPT)
-    with pytest.raises(DeliveryError, match="course:first-picture"):
-        first_picture.stamped("# A page without the markers", kept)
+    assert readme != put_block(readme, "first-picture", first_picture.sentence(KEPT))
 
 
 def test_what_make_lab_installs_is_what_is_downloaded(tmp_path):

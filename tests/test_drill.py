@@ -13,7 +13,9 @@ import nbformat
 import pytest
 
 from lesson_lib import ROOT, widgets
+from lesson_lib.build.readme import put_block
 from lesson_lib.build.repository import Repository
+from lesson_lib.build.sources import BuildError
 from lesson_lib.delivery import DeliveryError, drill, kernel_start, lesson_run, origin
 from lesson_lib.delivery.colab import PINS, read_pins
 from lesson_lib.exercises import LESSONS
@@ -415,7 +417,7 @@ def test_only_a_green_drill_of_everything_with_colabs_packages_is_recorded(
     import argparse
 
     (tmp_path / "docs").mkdir()
-    (tmp_path / "README.md").write_text(f"before\n{drill.START}\nstale\n{drill.END}\nafter\n")
+    (tmp_path / "README.md").write_text("before\n<!-- course:drill -->\nstale\n<!-- /course:drill -->\nafter\n")
     monkeypatch.setattr(drill, "ROOT", tmp_path)
     monkeypatch.setattr(drill, "drill", lambda *given, **more: done)
     parser = argparse.ArgumentParser()
@@ -437,11 +439,12 @@ def test_only_a_green_drill_of_everything_with_colabs_packages_is_recorded(
 def test_the_record_has_every_lesson_and_the_readme_says_what_it_says() -> None:
     record = json.loads((ROOT / "docs" / "drill.json").read_text())
     assert set(record["lessons"]) == set(LESSONS), "drill all lessons again: make drill"
-    block = (ROOT / "README.md").read_text().partition(drill.START)[2].partition(drill.END)[0]
-    assert block == f"\n{drill.sentences(record)}\n", "the README's block on the drill is not docs/drill.json's"
+    readme = (ROOT / "README.md").read_text()
+    told = put_block(readme, "drill", drill.sentences(record))
+    assert readme == told, "the README's block on the drill is not docs/drill.json's"
 
 
 def test_a_readme_without_a_place_for_the_date_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text(drill.START)
-    with pytest.raises(DeliveryError, match="has no lines"):
+    (tmp_path / "README.md").write_text("<!-- course:drill -->")
+    with pytest.raises(BuildError, match="has no place"):
         drill.write_record(tmp_path, {})

@@ -1,13 +1,24 @@
-"""The README's table of lessons, written from the registry: minutes and points stand in one place."""
+"""The README's blocks, written from what is known elsewhere: its table of lessons from the registry."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from lesson_lib.build.expand import Course, points_text
-from lesson_lib.build.sources import find_lessons
+from lesson_lib.build.sources import BuildError, find_lessons
 
-START, END = "<!-- course:lessons -->", "<!-- /course:lessons -->"
+
+def put_block(text: str, name: str, body: str) -> str:
+    """Return a page's text with `body` between its lines <!-- course:NAME --> and <!-- /course:NAME -->.
+
+    Raises BuildError where the page has no such lines.
+    """
+    start, end = f"<!-- course:{name} -->", f"<!-- /course:{name} -->"
+    head, found, rest = text.partition(start)
+    _, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise BuildError(f"README.md has no place for this; put {start} and {end} there, on lines of their own")
+    return f"{head}{start}\n{body}\n{end}{tail}"
 
 
 def lessons_table(root: Path, course: Course) -> str:
@@ -25,11 +36,10 @@ def restamp_readme(root: Path, course: Course, *, write: bool = True) -> bool:
     """Write the table between the README's markers, if it has them, and return whether it differed."""
     path = root / "README.md"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    head, found, rest = text.partition(START)
-    _, closed, tail = rest.partition(END)
-    if not found or not closed:
+    try:
+        fresh = put_block(text, "lessons", lessons_table(root, course))
+    except BuildError:
         return False
-    fresh = f"{head}{START}\n{lessons_table(root, course)}\n{END}{tail}"
     if write and fresh != text:
         path.write_text(fresh, encoding="utf-8")
     return fresh != text

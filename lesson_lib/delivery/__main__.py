@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from lesson_lib.build.sources import BuildError
 from lesson_lib.delivery import DeliveryError
 
 # Each module has arguments(parser), which says what it takes, and main(options), which returns the exit status.
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(given)
     try:
         return int(options.run(options))
-    except DeliveryError as problem:
+    except (DeliveryError, BuildError) as problem:
         print(problem, file=sys.stderr)
         return 1
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lesson_lib import ROOT
+from lesson_lib.build.readme import put_block
 from lesson_lib.delivery import DeliveryError
 from lesson_lib.delivery.colab import PINS, read_pins
 from lesson_lib.delivery.lesson_run import Environment, LessonRun, bubblewrap, look_at, run_lesson
@@ -37,7 +38,6 @@ from lesson_lib.delivery.origin import (
 COLAB_PYTHON = ROOT / ".venv-colab" / "bin" / "python"
 JOBS = 2
 NAMED = ("ipykernel", "ipython", "ipywidgets", "numpy", "matplotlib", "datasets", "einops", "diffusers", "torch")
-START, END = "<!-- course:drill -->", "<!-- /course:drill -->"
 
 
 @dataclass(frozen=True)
@@ -172,14 +172,11 @@ def sentences(record: Mapping[str, Any]) -> str:
 
 
 def write_record(root: Path, record: Mapping[str, Any]) -> None:
-    """Write docs/drill.json and the README's block; raise DeliveryError where the README has no markers for it."""
+    """Write docs/drill.json and the README's block; raise BuildError where the README has no place for it."""
     readme = root / "README.md"
-    head, found, rest = readme.read_text(encoding="utf-8").partition(START)
-    _, closed, tail = rest.partition(END)
-    if not found or not closed:
-        raise DeliveryError(f"README.md has no lines {START} and {END}, so the drill's date cannot stand there")
+    text = put_block(readme.read_text(encoding="utf-8"), "drill", sentences(record))
     (root / "docs" / "drill.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    readme.write_text(f"{head}{START}\n{sentences(record)}\n{END}{tail}", encoding="utf-8")
+    readme.write_text(text, encoding="utf-8")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from lesson_lib import ROOT
+from lesson_lib.build.readme import put_block
 from lesson_lib.delivery import DeliveryError
 from lesson_lib.delivery.browser import HEIGHT, LESSON_SECONDS, SETTLED, WIDTH, Log
 from lesson_lib.delivery.chromium import need_browser, open_page
 from lesson_lib.delivery.jupyterlab import DROPPED, FIRST, LOCALHOST, Tab, end_on_sigterm, serve
 
 RECORD = ROOT / "docs" / "first_picture.json"
-START, END = "<!-- course:first-picture -->", "<!-- /course:first-picture -->"
 
 
 class Journey:
@@ -142,17 +142,6 @@ def sentence(kept: Mapping[str, Any]) -> str:
     )
 
 
-def stamped(readme: str, kept: Mapping[str, Any]) -> str:
-    """Return the README with the record's sentence between its markers; raise DeliveryError where they are missing."""
-    head, found, rest = readme.partition(START)
-    _, closed, tail = rest.partition(END)
-    if not found or not closed:
-        raise DeliveryError(
-            f"README.md has no place for the first picture; put {START} and {END} on lines of their own"
-        )
-    return f"{head}{START}\n{sentence(kept)}\n{END}{tail}"
-
-
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
     parser.add_argument("--from", dest="source", default=str(ROOT), help="what to clone (default: this repository)")
@@ -170,7 +159,7 @@ def main(options: argparse.Namespace) -> int:
         kept = travel(source, Path(folder), log)
     log.say("everything is put away again")
     readme = ROOT / "README.md"
-    text = stamped(readme.read_text(encoding="utf-8"), kept)
+    text = put_block(readme.read_text(encoding="utf-8"), "first-picture", sentence(kept))
     RECORD.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     readme.write_text(text, encoding="utf-8")
     print(sentence(kept))
