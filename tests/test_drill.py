@@ -447,4 +447,5 @@ def test_the_record_has_every_lesson_and_the_readme_says_what_it_says() -> None:
 def test_a_readme_without_a_place_for_the_date_is_refused(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("<!-- course:drill -->")
     with pytest.raises(BuildError, match="has no place"):
-        drill.write_record(tmp_path, {})
+        drill.write_record(tmp_path, json.loads((ROOT / "docs" / "drill.json").read_text()))
+    assert not (tmp_path / "docs").exists()
