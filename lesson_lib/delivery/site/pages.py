@@ -28,7 +28,7 @@ STATIC = {"course.css": "_static", "favicon.svg": "_static", "layout.html": "_te
 GALLERY = "gallery.md"
 # Documents by the part of the table of contents in which they stand. Other files of docs/ follow at the end.
 LOOK_UP = ("docs/glossary.md", "docs/notation.md", GALLERY)
-INSTRUCTORS = ("docs/instructors.md", "docs/grading_attacks.md", "docs/grading_comparison.md")
+INSTRUCTORS = ("docs/instructors.md", "docs/grading_attacks.md", "docs/grading_comparison.md", "docs/maintaining.md")
 ENGINEERS = ("CONTRIBUTING.md", "lesson_lib/experiments/README.md")
 DATA = ("data/README.md", "data/shapes/README.md", "data/checkpoints/README.md")
 COLAB_LINK = re.compile(r"^\[Open in Colab\]\([^)]*\) · (.*)$", re.MULTILINE)
