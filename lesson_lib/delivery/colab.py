@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from lesson_lib import ROOT
-from lesson_lib.delivery import DeliveryError
+from lesson_lib.delivery import DeliveryError, tail
 
 PINS = Path(__file__).with_name("colab.txt")
 CONSTRAINTS = ROOT / "constraints.txt"  # what CI runs
@@ -169,7 +169,7 @@ def _run(command: Sequence[str], complaint: str) -> None:
     """Run a command in silence; raise DeliveryError with its last lines when it fails."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     if done.returncode:
-        raise DeliveryError(f"{complaint}:\n" + "\n".join(done.stdout.strip().splitlines()[-8:]))
+        raise DeliveryError(f"{complaint}:\n{tail(done.stdout, 8)}")
 
 
 _IMPORT = """
@@ -190,8 +190,8 @@ def verify(python: Path, imports: Sequence[str] = IMPORTS) -> list[tuple[str, st
     done = subprocess.run([str(python), "-I", "-c", _IMPORT, *imports], capture_output=True, text=True)
     rows = [tuple(json.loads(line)) for line in done.stdout.splitlines() if line.startswith("[")]
     if done.returncode or len(rows) != len(imports):
-        last = "\n".join(done.stderr.strip().splitlines()[-4:])
-        raise DeliveryError(f"{imports[len(rows)]} cannot be imported in {Path(python).parent.parent}:\n{last}")
+        where = Path(python).parent.parent
+        raise DeliveryError(f"{imports[len(rows)]} cannot be imported in {where}:\n{tail(done.stderr, 4)}")
     return rows
 
 

@@ -32,7 +32,7 @@ from lesson_lib.delivery.origin import (
     find_pythons,
     foreign_addresses,
     make_origin,
-    tracked,
+    sources,
 )
 
 COLAB_PYTHON = ROOT / ".venv-colab" / "bin" / "python"
@@ -121,10 +121,10 @@ def drill(
         changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         if changed:
             troubles.append(f"{len(changed)} files of the environment changed, {changed[0]} for one")
-        sources = len(tracked(origin.tree, "*.py"))
+        compiled = len(sources(origin.tree))
     isolation = "bubblewrap and audit hook" if wall else "audit hook"
     seconds = time.perf_counter() - started
-    return Drill(origin, environment, runs, sources, tuple(pythons), tuple(troubles), isolation, seconds)
+    return Drill(origin, environment, runs, compiled, tuple(pythons), tuple(troubles), isolation, seconds)
 
 
 def _tell(line: str) -> None:

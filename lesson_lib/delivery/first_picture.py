@@ -19,7 +19,7 @@ from typing import Any
 
 from lesson_lib import ROOT
 from lesson_lib.build.readme import put_block
-from lesson_lib.delivery import DeliveryError
+from lesson_lib.delivery import DeliveryError, tail
 from lesson_lib.delivery.browser import HEIGHT, LESSON_SECONDS, SETTLED, WIDTH, Log
 from lesson_lib.delivery.chromium import need_browser, open_page
 from lesson_lib.delivery.jupyterlab import DROPPED, FIRST, LOCALHOST, Tab, end_on_sigterm, serve
@@ -171,8 +171,7 @@ def _run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -
         command, cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
     if done.returncode:
-        last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-10:])
-        raise DeliveryError(f"{shlex.join(command)} failed:\n{last}")
+        raise DeliveryError(f"{shlex.join(command)} failed:\n{tail(done.stdout + done.stderr, 10)}")
     return done.stdout
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lesson_lib.delivery import DeliveryError
+from lesson_lib.delivery import DeliveryError, tail
 from lesson_lib.delivery.chromium import SECONDS
 
 LOCALHOST = "127.0.0.1"
@@ -113,7 +113,8 @@ def _when_open(process: subprocess.Popen[bytes], scratch: Path, output: Path) ->
         if address.endswith("\n") and (record := _record(scratch)):
             return Server(f"http://{LOCALHOST}:{record['port']}", address.strip(), output)
         time.sleep(0.05)
-    raise DeliveryError("`make lab` opened no page; its last lines:\n" + "\n".join(_tail(output)))
+    said = output.read_text(errors="replace")
+    raise DeliveryError(f"`make lab` opened no page; its last lines:\n{tail(said, 15)}")
 
 
 def _record(scratch: Path) -> dict[str, Any] | None:
@@ -121,10 +122,6 @@ def _record(scratch: Path) -> dict[str, Any] | None:
     for path in (scratch / "runtime").glob("jpserver-*.json"):
         return dict(json.loads(path.read_text()))
     return None
-
-
-def _tail(output: Path, lines: int = 15) -> list[str]:
-    return output.read_text(errors="replace").splitlines()[-lines:]
 
 
 def _stop(process: subprocess.Popen[bytes], scratch: Path) -> None:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from lesson_lib import ROOT
-from lesson_lib.delivery import DeliveryError
-from lesson_lib.delivery.origin import Origin, tail
+from lesson_lib.delivery import DeliveryError, tail
+from lesson_lib.delivery.origin import Origin
 
 CELL_SECONDS = 300
 LESSON_SECONDS = 1200

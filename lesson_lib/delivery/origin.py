@@ -16,7 +16,8 @@ from pathlib import Path
 
 from lesson_lib.build.repository import BADGE_HOST, Repository, read_repository
 from lesson_lib.build.sources import BuildError
-from lesson_lib.delivery import DeliveryError
+from lesson_lib.delivery import DeliveryError, tail
+from lesson_lib.delivery.pages import tracked
 
 PYTHONS = ("3.11", "3.12", "3.13")
 
@@ -128,12 +129,6 @@ def _around(pattern: re.Pattern[str], line: str) -> str:
     return line[max(0, match.start() - 40) : match.end() + 30].strip()
 
 
-def tracked(tree: Path, *patterns: str) -> list[str]:
-    """Name the files that git tracks in a checkout, all or those of some patterns."""
-    names = _git(tree, "ls-files", "-z", "--", *patterns).split("\0")
-    return [name for name in names if name and (tree / name).is_file()]
-
-
 def _git(folder: Path, *arguments: str) -> str:
     """Run git in a folder and return what it prints; raise DeliveryError with its complaint where it fails."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
@@ -144,11 +139,6 @@ def _git(folder: Path, *arguments: str) -> str:
     if done.returncode:
         raise DeliveryError(f"git {' '.join(arguments[:2])} failed: {tail(done.stderr)}")
     return done.stdout
-
-
-def tail(text: str, lines: int = 12) -> str:
-    """Return the last lines of a program's complaint."""
-    return "\n".join(text.strip().splitlines()[-lines:])
 
 
 _COMPILE = """
@@ -183,12 +173,17 @@ def find_pythons() -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def sources(tree: Path) -> list[str]:
+    """Return the paths of the Python files in a fresh clone."""
+    return [path for path in tracked(tree) if path.endswith(".py")]
+
+
 def compile_sources(tree: Path, pythons: Mapping[str, Path]) -> list[str]:
     """Compile every tracked .py file with each interpreter, writing nothing; say file, line and error of each failure.
 
     A SyntaxWarning counts as an error: learners would see it.
     """
-    names = "\0".join(tracked(tree, "*.py"))
+    names = "\0".join(sources(tree))
     found = []
     for version, python in pythons.items():
         command = [str(python), "-I", "-c", _COMPILE]

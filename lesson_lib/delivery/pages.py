@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -83,7 +84,8 @@ def tracked(root: Path = ROOT) -> list[str]:
     In a folder that is no checkout: all files but those below build/ and below folders that begin with a dot.
     """
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listing = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # a hook names its own
+    listing = subprocess.run(command, cwd=root, env=plain, capture_output=True, text=True)
     if listing.returncode == 0:
         return sorted({line for line in listing.stdout.split("\0") if line and (root / line).is_file()})
     paths = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
