@@ -366,8 +366,8 @@ def summary(
         rows.append([(names or {}).get(variant, variant)])
         for point in points:
             values = record.values(variant, metric, point)
-            half = f" ± {_number(interval(values)[2] - interval(values)[0])}" if len(values) > 1 else ""
-            rows[-1].append(_number(statistics.fmean(values)) + half)
+            half = f" ± {number(interval(values)[2] - interval(values)[0])}" if len(values) > 1 else ""
+            rows[-1].append(number(statistics.fmean(values)) + half)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         row[0].ljust(widths[0]) + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
@@ -403,7 +403,7 @@ def verdict(
     table = {variant: record.values(variant, metric, at) for variant in chosen}
     means = {variant: statistics.fmean(values) for variant, values in table.items()}
     order = sorted(chosen, key=lambda variant: means[variant], reverse=better == "higher")
-    label = {variant: f"{(names or {}).get(variant, variant)} ({_number(means[variant])})" for variant in chosen}
+    label = {variant: f"{(names or {}).get(variant, variant)} ({number(means[variant])})" for variant in chosen}
     where = f"{metric}" + (f" at {record.x['name']} = {at}" if record.x else "")
     if len(record.seeds) < 2:
         return f"{where}: one seed only, so nothing can be said about a difference between {_and(label.values())}."
@@ -446,7 +446,7 @@ def _sentence(
 ) -> str:  # fmt: skip
     def amount(other: str) -> str:
         mean, low, high = differences[other]
-        return f"{_number(mean)} [{_number(low)}, {_number(high)}]"
+        return f"{number(mean)} [{number(low)}, {number(high)}]"
 
     best, *rest = order
     beaten = [other for other in rest if differences[other][1] > 0]
@@ -480,5 +480,6 @@ def _and(parts: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Write a number with three digits that count, or with all of a large whole number's."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def execute(
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    manager = _kernel_manager()
+    manager = kernel_manager([sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40"])
     current = {"name": "the kernel's start"}
     started = time.perf_counter()
     client = NotebookClient(
@@ -64,7 +64,7 @@ def execute(
         try:
             client.execute(env=environment, cleanup_kc=True)  # a manager of ours is not ended otherwise
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as problem:
-            raise BuildError(f"cell {current['name']!r} failed:\n{_plain(str(problem))}") from problem
+            raise BuildError(f"cell {current['name']!r} failed:\n{plain(str(problem))}") from problem
     notebook.metadata = _copy(METADATA)
     return Run(time.perf_counter() - started, memory.peak_mb)
 
@@ -81,19 +81,22 @@ def _environment(scratch: Path, budget: str | None, strict: bool) -> dict[str, s
     return environment
 
 
-def _kernel_manager() -> Any:
+def kernel_manager(argv: Sequence[str]) -> Any:
+    """Return a manager that starts kernels with this command, whatever kernel is installed under the name python3.
+
+    argv: the command, with {connection_file} where that file's path belongs.
+    """
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
 
-    class ThisPython(AsyncKernelManager):
-        """Starts the interpreter that runs the builder, whatever kernel is installed under the name python3."""
+    class ThisKernel(AsyncKernelManager):
+        """Starts the kernel that was asked for."""
 
         @property
         def kernel_spec(self) -> KernelSpec:
-            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40"]
-            return KernelSpec(argv=argv, display_name="Python 3", language="python")
+            return KernelSpec(argv=list(argv), display_name="Python 3", language="python")
 
-    return ThisPython(kernel_name="python3")
+    return ThisKernel(kernel_name="python3")
 
 
 def _announce(notebook: Any, current: dict[str, str]) -> Callable[..., None]:
@@ -211,5 +214,6 @@ def _copy(metadata: dict[str, dict[str, str]]) -> Any:
     return from_dict(metadata)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Return a text without the colours that terminals and notebooks give it."""
     return re.sub(r"\x1b\[[0-9;]*m", "", text)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lesson_lib import ROOT
+from lesson_lib.build.execute import kernel_manager, plain
 from lesson_lib.delivery import DeliveryError, tail
 from lesson_lib.delivery.origin import Origin
 
@@ -202,19 +203,10 @@ def drive(job: str) -> None:
     # nbformat's checks do without this optional part, which takes two seconds to load and concerns no notebook.
     sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
     import nbformat
-    from jupyter_client import AsyncKernelManager
-    from jupyter_client.kernelspec import KernelSpec
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     given = json.loads(Path(job).read_text())
-
-    class Colab(AsyncKernelManager):
-        """Starts the kernel of the job, whatever kernels are installed."""
-
-        @property
-        def kernel_spec(self) -> KernelSpec:
-            return KernelSpec(argv=given["kernel"], display_name="Python 3", language="python")
 
     notebook = nbformat.read(given["notebook"], as_version=4)
     current, ended, broke = "the kernel's start", 0, ""
@@ -232,7 +224,7 @@ def drive(job: str) -> None:
 
     client = NotebookClient(
         notebook,
-        km=Colab(kernel_name="python3"),
+        km=kernel_manager(given["kernel"]),
         timeout=CELL_SECONDS,
         startup_timeout=120,
         force_raise_errors=True,  # Colab's Run All stops at a cell that raises, whatever tag it carries
@@ -247,7 +239,7 @@ def drive(job: str) -> None:
     try:
         client.execute(cleanup_kc=True, env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"})
     except CellExecutionError as problem:
-        broke = f"cell {current!r} raised {problem.ename}: {problem.evalue}\n{tail(_plain(problem.traceback))}"
+        broke = f"cell {current!r} raised {problem.ename}: {problem.evalue}\n{tail(plain(problem.traceback))}"
     except CellTimeoutError:
         broke = f"cell {current!r} took more than {CELL_SECONDS} s"
     except (DeadKernelError, RuntimeError) as problem:
@@ -301,7 +293,3 @@ def _warnings(stderr: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Return (cell, line) of each warning, without the line of source that Python prints below it."""
     lines = [(cell, line.strip()) for cell, text in stderr for line in text.splitlines()]
     return tuple((cell, line) for cell, line in lines if re.search(r"\bWARNING\b|Warning: ", line))
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)

@@ -6,7 +6,9 @@ import html
 import struct
 from pathlib import Path
 
-CSS_PIXELS = 96 / 120  # a figure's dots are 120 to the inch, a page's pixels 96
+from lesson_lib.style import DPI
+
+CSS_PIXELS = 96 / DPI  # for each dot of a figure: a page has 96 to the inch
 
 
 def picture(path: Path, folder: str, alt: str) -> str:

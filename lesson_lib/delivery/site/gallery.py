@@ -191,10 +191,7 @@ def measured(values: Sequence[float]) -> str:
 
 
 def _short(value: float | str) -> str:
-    """Write a number with three digits that count, or with all of a large whole number's."""
-    if isinstance(value, str):
-        return value
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return value if isinstance(value, str) else results.number(value)
 
 
 def _value(value: object) -> str:
